@@ -1,0 +1,1 @@
+//! The Kubernetes kinds that both bodies read and write: data only.

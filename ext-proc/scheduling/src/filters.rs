@@ -1,0 +1,1 @@
+//! Who may: each filter keeps or removes candidates, with a reason.

@@ -1,0 +1,40 @@
+//! The brain of the picker: [`schedule`] says which endpoint of a pool serves a request, and why.
+//!
+//! Values in, values out. This crate does no I/O, reads no clock and no randomness: time is a
+//! [`Moment`], chance is an argument. The same code therefore runs in production, in
+//! `tests/simulation` and behind `explain`.
+//!
+//! ```text
+//! Event ──> State ──> Snapshot ─┐
+//!                      Profile ─┼─> schedule ──> Decision | Refusal   (both hold a Report)
+//!                      Request ─┘
+//! ```
+
+pub mod decision;
+pub mod endpoint;
+pub mod filters;
+pub mod load;
+pub mod moment;
+pub mod pickers;
+pub mod prefix;
+pub mod profile;
+pub mod refusal;
+pub mod request;
+pub mod routing;
+pub mod schedule;
+pub mod scorers;
+pub mod snapshot;
+pub mod state;
+
+pub use decision::{CandidateReport, Decision, FilterReport, Reason, Report, ScorerReport};
+pub use endpoint::{Endpoint, EngineKind, Gauges, Slot};
+pub use load::{InFlight, Load};
+pub use moment::Moment;
+pub use prefix::{BlockHash, PrefixIndex};
+pub use profile::{Profile, ProfileError};
+pub use refusal::{Refusal, RefusalKind};
+pub use request::{Body, Content, Headers, Prompt, Request, Subset};
+pub use routing::{ModelRoute, ModelServer, Resolution, Routing, Rule, StringMatch, Target};
+pub use schedule::schedule;
+pub use snapshot::{Pool, PoolName, Snapshot};
+pub use state::{Declared, DeclaredEndpoint, DeclaredPool, Event, State};

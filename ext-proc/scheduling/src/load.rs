@@ -1,0 +1,60 @@
+//! Exact accounting of what this picker has in flight, by guard.
+//!
+//! A count lives exactly as long as its [`InFlight`]: a stream that ends for any reason gives its
+//! load back, once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// What one endpoint has in flight from this picker.
+#[derive(Debug, Default)]
+pub struct Load {
+    requests: AtomicU32,
+    uncached_tokens: AtomicU64,
+}
+
+impl Load {
+    /// Requests picked for the endpoint and not yet ended.
+    #[must_use]
+    pub fn requests(&self) -> u32 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Estimated prompt tokens among them that the endpoint did not hold in its cache.
+    #[must_use]
+    pub fn uncached_tokens(&self) -> u64 {
+        self.uncached_tokens.load(Ordering::Relaxed)
+    }
+
+    /// Counts one request of `uncached_tokens` until the guard is dropped.
+    #[must_use]
+    pub fn begin(self: &Arc<Self>, uncached_tokens: u32) -> InFlight {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.uncached_tokens.fetch_add(u64::from(uncached_tokens), Ordering::Relaxed);
+        InFlight { load: Arc::clone(self), uncached_tokens }
+    }
+}
+
+/// One request in flight; dropping it ends the count.
+#[derive(Debug)]
+#[must_use = "dropping the guard ends the count"]
+pub struct InFlight {
+    load: Arc<Load>,
+    uncached_tokens: u32,
+}
+
+impl InFlight {
+    /// Moves the request to another endpoint's account, which served it instead.
+    pub fn move_to(&mut self, load: &Arc<Load>) {
+        if !Arc::ptr_eq(&self.load, load) {
+            *self = load.begin(self.uncached_tokens);
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.load.requests.fetch_sub(1, Ordering::Relaxed);
+        self.load.uncached_tokens.fetch_sub(u64::from(self.uncached_tokens), Ordering::Relaxed);
+    }
+}

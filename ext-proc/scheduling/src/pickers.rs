@@ -1,0 +1,1 @@
+//! Who: the picker orders the scored candidates.

@@ -1,0 +1,3 @@
+//! Starts the picker.
+
+fn main() {}
