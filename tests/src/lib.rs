@@ -1,1 +1,20 @@
-//! The proving ground's harness.
+//! The proving ground's harness: what it takes to run a real Envoy, a real picker and simulated
+//! engines on loopback, and to look at what they did.
+//!
+//! Reading order: [`engine`] (a test fixture, not an engine), [`config_dir`], [`picker`],
+//! [`shapes`] (Envoy as the gateways program it), [`envoy`], [`client`], [`otlp_sink`].
+//!
+//! Everything listens on loopback at ports chosen by the system, and everything started here ends
+//! with its value: also when the test panics, also when the process is killed.
+
+pub mod cache;
+pub mod client;
+pub mod config_dir;
+pub mod engine;
+pub mod envoy;
+pub mod otlp_sink;
+pub mod picker;
+pub mod poll;
+pub mod process;
+pub mod scratch;
+pub mod shapes;

@@ -1,0 +1,205 @@
+//! A simulated vLLM engine. **A test fixture, not an engine**: it speaks vLLM's API and metric names
+//! and keeps its times by a model, but its answers are made-up words. Every response says so in
+//! [`HEADER`], and so does its log line.
+//!
+//! Runs in process on a loopback address. KV events and KV transfer have no place here yet; they
+//! belong beside [`cache`], which knows which blocks come and go.
+
+mod api;
+mod batch;
+mod cache;
+mod config;
+mod fault;
+mod histogram;
+mod metrics;
+mod record;
+mod server;
+mod span;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+pub use config::{EngineConfig, Timing};
+pub use fault::Fault;
+pub use record::Received;
+
+use batch::Batch;
+use cache::PrefixCache;
+use metrics::Metrics;
+use record::Record;
+use span::Spans;
+
+/// The response header that names the engine's address, `ip:port`.
+pub const HEADER: &str = "x-sim-engine";
+
+/// What the requests of one engine share.
+#[derive(Debug)]
+struct State {
+    address: SocketAddr,
+    config: EngineConfig,
+    batch: Batch,
+    cache: Mutex<PrefixCache>,
+    metrics: Mutex<Metrics>,
+    record: Record,
+    fault: Mutex<Option<Fault>>,
+    spans: Option<Spans>,
+}
+
+/// A running simulated engine; dropping it stops it.
+#[derive(Debug)]
+pub struct Engine {
+    state: Arc<State>,
+    server: Option<JoinHandle<()>>,
+}
+
+impl Engine {
+    /// Starts one at `config.address`.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub async fn start(config: EngineConfig) -> Result<Self> {
+        let listener = bind(config.address).await?;
+        Self::serve(config, listener)
+    }
+
+    /// Starts engines that can be endpoints of one pool: on addresses 127.x.y.1, .2, … that no other
+    /// call gets, all on one port.
+    ///
+    /// # Errors
+    /// When no free addresses are found.
+    pub async fn start_many(configs: impl IntoIterator<Item = EngineConfig>) -> Result<Vec<Self>> {
+        let configs: Vec<EngineConfig> = configs.into_iter().collect();
+        for _ in 0..20 {
+            if let Some(listeners) = bind_side_by_side(configs.len()).await {
+                return configs
+                    .into_iter()
+                    .zip(listeners)
+                    .map(|(config, listener)| Self::serve(config, listener))
+                    .collect();
+            }
+        }
+        bail!("no free loopback addresses in 127.0.0.0/8: on other systems than Linux they must be added first")
+    }
+
+    fn serve(config: EngineConfig, listener: TcpListener) -> Result<Self> {
+        let address = listener.local_addr()?;
+        tracing::info!(%address, model = config.model, "simulated engine started: a test fixture");
+        let state = Arc::new(State {
+            address,
+            batch: Batch::new(config.timing.clone()),
+            cache: Mutex::new(PrefixCache::new(config.cache_blocks)),
+            metrics: Mutex::default(),
+            record: Record::default(),
+            fault: Mutex::default(),
+            spans: config.traces.map(|sink| Spans::new(sink, address)),
+            config,
+        });
+        let server = tokio::spawn(server::serve(listener, Arc::clone(&state)));
+        Ok(Self { state, server: Some(server) })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.state.address
+    }
+
+    /// The model that it says it serves.
+    #[must_use]
+    pub fn model(&self) -> &str {
+        &self.state.config.model
+    }
+
+    /// Makes it misbehave, or behave again.
+    pub fn set_fault(&self, fault: impl Into<Option<Fault>>) {
+        *self.state.fault.lock() = fault.into();
+    }
+
+    /// Stops listening and breaks all connections. What it had cached is gone.
+    pub async fn kill(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.abort();
+            let _ = server.await;
+        }
+        self.state.cache.lock().clear();
+    }
+
+    /// Listens again at the same address.
+    ///
+    /// # Errors
+    /// When somebody else has taken it.
+    pub async fn revive(&mut self) -> Result<()> {
+        if self.server.is_none() {
+            let listener = bind(self.state.address).await?;
+            self.server = Some(tokio::spawn(server::serve(listener, Arc::clone(&self.state))));
+        }
+        Ok(())
+    }
+
+    /// The requests received to `/v1/…`, oldest first; the last thousand.
+    #[must_use]
+    pub fn received(&self) -> Vec<Received> {
+        self.state.record.all()
+    }
+
+    /// How many requests to `/v1/…` it has received in all.
+    #[must_use]
+    pub fn received_count(&self) -> u64 {
+        self.state.record.count()
+    }
+
+    /// The request with this `x-request-id`, once it has come.
+    ///
+    /// # Errors
+    /// When it does not come within `deadline`.
+    pub async fn wait_for_request(&self, id: &str, deadline: Duration) -> Result<Received> {
+        let what = format!("the request {id} at the engine {}", self.address());
+        crate::poll::until(&what, deadline, async || {
+            self.received().into_iter().find(|request| request.header("x-request-id") == Some(id))
+        })
+        .await
+    }
+
+    /// Requests in the batch, and requests in the queue before it.
+    #[must_use]
+    pub fn load(&self) -> (usize, usize) {
+        (self.state.batch.running(), self.state.batch.waiting())
+    }
+
+    /// Prompt tokens asked of the prefix cache, and found in it.
+    #[must_use]
+    pub fn prefix_tokens(&self) -> (u64, u64) {
+        let metrics = self.state.metrics.lock();
+        (metrics.prefix_queries, metrics.prefix_hits)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Some(server) = &self.server {
+            server.abort();
+        }
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+}
+
+async fn bind_side_by_side(count: usize) -> Option<Vec<TcpListener>> {
+    let [x, y] = [rand::random_range(1..255), rand::random_range(0..255)];
+    let mut port = 0;
+    let mut listeners = Vec::new();
+    for host in 1..=u8::try_from(count).ok()? {
+        let listener = TcpListener::bind(SocketAddr::from(([127, x, y, host], port))).await.ok()?;
+        port = listener.local_addr().ok()?.port();
+        listeners.push(listener);
+    }
+    Some(listeners)
+}

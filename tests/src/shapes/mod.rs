@@ -1,0 +1,1 @@
+//! Envoy as the gateways program it.
