@@ -53,7 +53,6 @@ impl Client {
     }
 
     /// Any request.
-    #[must_use]
     pub fn request(&self, method: Method, path: &str) -> Call {
         Call {
             client: self.clone(),
@@ -67,13 +66,11 @@ impl Client {
     }
 
     /// `GET`.
-    #[must_use]
     pub fn get(&self, path: &str) -> Call {
         self.request(Method::GET, path)
     }
 
     /// `POST` of a JSON body.
-    #[must_use]
     pub fn post(&self, path: &str, body: impl Into<Bytes>) -> Call {
         self.request(Method::POST, path).header("content-type", "application/json").body(body)
     }
@@ -142,7 +139,6 @@ impl Completion {
     }
 
     /// The request as it will be sent.
-    #[must_use]
     pub fn call(self) -> Call {
         let call = self.client.post(self.path, self.body.to_string());
         self.headers.iter().fold(call, |call, (name, value)| call.header(name, value))

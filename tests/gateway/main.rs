@@ -1,0 +1,3 @@
+//! The picker behind the real Envoy, in the shapes that gateways program.
+
+mod harness;
