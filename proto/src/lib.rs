@@ -1,1 +1,7 @@
+//! Our own gRPC contracts. `src/generated` is written by `cargo gen`; nothing here is logic.
 
+/// `kthena.picker.v1`: the picker's account of its decisions.
+pub mod picker_v1 {
+    #![allow(clippy::all, clippy::pedantic, missing_docs, reason = "generated")]
+    include!("generated/kthena.picker.v1.rs");
+}

@@ -12,6 +12,7 @@ pub mod client;
 pub mod config_dir;
 pub mod engine;
 pub mod envoy;
+pub mod generated;
 pub mod otlp_sink;
 pub mod picker;
 pub mod poll;

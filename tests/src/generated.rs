@@ -1,0 +1,67 @@
+//! The generated Rust of `proto/`, made without protoc: protox parses, tonic-prost-build writes.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+/// One file of generated code.
+#[derive(Debug)]
+pub struct GeneratedFile {
+    /// Where it is committed.
+    pub path: PathBuf,
+    /// What it must hold.
+    pub text: String,
+}
+
+/// Generates the code of `kthena.picker.v1`.
+///
+/// # Errors
+/// A syntax error in the `.proto` file, or a temporary directory that cannot be written.
+pub fn picker() -> anyhow::Result<Vec<GeneratedFile>> {
+    let proto = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto");
+    let scratch = Scratch::new()?;
+    let files =
+        protox::compile(["kthena/picker/v1/explain.proto"], [&proto]).context("explain.proto does not parse")?;
+    let mut builder = tonic_prost_build::configure()
+        .out_dir(&scratch.0)
+        .emit_rerun_if_changed(false)
+        // Only what the debug port shows as JSON; requests never leave as JSON.
+        .message_attribute(".", "#[derive(serde::Serialize)]")
+        .message_attribute(".", "#[serde(rename_all = \"camelCase\")]");
+    for optional in [
+        "DecisionRecord.refusal",
+        "Candidate.total",
+        "Candidate.gauges_age_ms",
+        "Candidate.waiting",
+        "Candidate.running",
+        "Candidate.kv_usage",
+        "Candidate.rank",
+        "Score.value",
+    ] {
+        builder = builder.field_attribute(
+            format!("kthena.picker.v1.{optional}"),
+            "#[serde(skip_serializing_if = \"Option::is_none\")]",
+        );
+    }
+    builder.compile_fds(files)?;
+    let name = "kthena.picker.v1.rs";
+    let text = std::fs::read_to_string(scratch.0.join(name))?;
+    Ok(vec![GeneratedFile { path: proto.join("src/generated").join(name), text }])
+}
+
+/// A directory that is gone when this is dropped.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> std::io::Result<Self> {
+        let path = std::env::temp_dir().join(format!("kthena-gen-{}-{:x}", std::process::id(), rand::random::<u64>()));
+        std::fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
