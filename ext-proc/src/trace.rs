@@ -1,0 +1,299 @@
+//! The spans of an exchange: one for the ext_proc call, one below it for the decision.
+//!
+//! The exchange's span is a `tracing` span that the OpenTelemetry layer carries, so that whatever is
+//! logged inside it belongs to the trace. The decision's span is made when the decision is known,
+//! with its true start: one call instead of one for each filter and scorer.
+
+use std::time::SystemTime;
+
+use opentelemetry::propagation::{Extractor, TextMapPropagator};
+use opentelemetry::trace::{Event, Span as _, SpanBuilder, SpanKind, Status, TraceContextExt, TraceId, Tracer as _};
+use opentelemetry::{Array, Context, KeyValue, StringValue, Value};
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::SdkTracer;
+use scheduling::{CandidateReport, Decision, Headers, Reason, RefusalKind, Report};
+use tonic::metadata::MetadataMap;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+/// The target of our spans: the OpenTelemetry layer takes these, the log takes none of them.
+pub const TARGET: &str = "kthena_exchange";
+/// The name of an exchange's span: its RPC's, as the semantic conventions ask.
+pub const EXCHANGE: &str = "envoy.service.ext_proc.v3.ExternalProcessor/Process";
+/// The name of the decision's span.
+pub const SCHEDULE: &str = "kthena.schedule";
+/// So many candidates are listed, at most: a trace is not a dump of the fleet.
+const TOP: usize = 5;
+
+/// Makes the spans. Exists only when tracing is on.
+#[derive(Clone, Debug)]
+pub struct Tracing {
+    tracer: SdkTracer,
+    propagate: bool,
+}
+
+impl Tracing {
+    /// Spans through `tracer`. Without `propagate` every exchange is the root of its own trace and
+    /// requests get no trace context from us (`OTEL_PROPAGATORS=none`).
+    #[must_use]
+    pub fn new(tracer: SdkTracer, propagate: bool) -> Self {
+        Self { tracer, propagate }
+    }
+
+    /// The data plane's own trace context, from the call's metadata.
+    #[must_use]
+    pub fn from_metadata(&self, metadata: &MetadataMap) -> Option<Context> {
+        self.extract(&Metadata(metadata))
+    }
+
+    fn extract(&self, from: &dyn Extractor) -> Option<Context> {
+        if !self.propagate || from.get("traceparent").is_none() {
+            return None;
+        }
+        let context = TraceContextPropagator::new().extract_with_context(&Context::new(), from);
+        context.span().span_context().is_valid().then_some(context)
+    }
+
+    /// Starts the span of an exchange. Its parent is the data plane's span, else the client's, else
+    /// it is a root.
+    #[must_use]
+    pub fn start(&self, metadata: Option<Context>, headers: Option<&dyn Headers>) -> Option<ExchangeSpan> {
+        let data_plane_traces = metadata.is_some();
+        let parent = metadata.or_else(|| self.extract(&RequestHeaders(headers?)));
+        let span = tracing::info_span!(
+            target: TARGET, parent: None, "exchange", otel.name = EXCHANGE, otel.kind = "server"
+        );
+        if let Some(parent) = parent {
+            // Fails only when no layer listens; then the context below is not valid either.
+            let _ = span.set_parent(parent);
+        }
+        let context = span.context();
+        if !context.span().span_context().is_valid() {
+            return None;
+        }
+        let inject = self.propagate && !data_plane_traces;
+        let span = ExchangeSpan { span, context, tracer: self.tracer.clone(), inject };
+        span.set([KeyValue::new("rpc.system.name", "grpc"), KeyValue::new("rpc.method", EXCHANGE)]);
+        Some(span)
+    }
+}
+
+/// The running span of one exchange; dropping it ends it.
+#[derive(Debug)]
+pub struct ExchangeSpan {
+    span: tracing::Span,
+    context: Context,
+    tracer: SdkTracer,
+    inject: bool,
+}
+
+impl ExchangeSpan {
+    /// The `tracing` span, to run the exchange's work in.
+    #[must_use]
+    pub fn span(&self) -> &tracing::Span {
+        &self.span
+    }
+
+    /// Whether the trace is sampled: if not, nothing needs to be computed for it.
+    #[must_use]
+    pub fn is_recording(&self) -> bool {
+        self.context.span().is_recording()
+    }
+
+    /// The trace's id, when the trace is sampled.
+    #[must_use]
+    pub fn trace_id(&self) -> Option<TraceId> {
+        let span = self.context.span();
+        let context = span.span_context();
+        context.is_sampled().then(|| context.trace_id())
+    }
+
+    /// The `traceparent` to give to the request, when the data plane does not trace itself.
+    #[must_use]
+    pub fn traceparent(&self) -> Option<String> {
+        let span = self.context.span();
+        let context = span.span_context();
+        self.inject.then(|| {
+            let flags = u8::from(context.is_sampled());
+            format!("00-{}-{}-{flags:02x}", context.trace_id(), context.span_id())
+        })
+    }
+
+    /// Adds attributes.
+    pub fn set<const N: usize>(&self, attributes: [KeyValue; N]) {
+        if self.is_recording() {
+            self.context.span().set_attributes(attributes);
+        }
+    }
+
+    /// Marks the exchange as failed: `code` is `error.type`.
+    pub fn fail(&self, code: &'static str, description: String) {
+        self.set([KeyValue::new("error.type", code)]);
+        self.context.span().set_status(Status::error(description));
+    }
+
+    /// Tells the decision, which began at `started`, as a span below this one.
+    pub fn decision(&self, decision: &Decision, started: SystemTime) {
+        if !self.is_recording() {
+            return;
+        }
+        let report = &decision.report;
+        let mut attributes = describe(report);
+        attributes.push(KeyValue::new("kthena.outcome", "picked"));
+        attributes.push(KeyValue::new("kthena.fallback.count", count(decision.ranked.len().saturating_sub(1))));
+        attributes.push(KeyValue::new("kthena.reason", reason(&decision.reason)));
+        let picked = decision.ranked.first().and_then(|index| report.candidates.get(*index));
+        if let Some(picked) = picked {
+            let address = picked.endpoint.address;
+            attributes.push(KeyValue::new("kthena.picked.endpoint", address.to_string()));
+            if let Some(total) = picked.total {
+                attributes.push(KeyValue::new("kthena.picked.score", f64::from(total)));
+            }
+            if report.blocks > 0 {
+                let ratio = f64::from(picked.matched_blocks) / f64::from(report.blocks);
+                attributes.push(KeyValue::new("kthena.prefix.matched_ratio", ratio));
+                attributes.push(KeyValue::new("kthena.prefix.source", "approx"));
+            }
+            self.set([
+                KeyValue::new("kthena.outcome", "picked"),
+                KeyValue::new("kthena.picked.endpoint", address.to_string()),
+                KeyValue::new("server.address", address.ip().to_string()),
+                KeyValue::new("server.port", i64::from(address.port())),
+            ]);
+        }
+        self.child(attributes, events(report, picked), started, None);
+    }
+
+    /// Tells the refusal, whose decision began at `started`.
+    pub fn refusal(&self, kind: &RefusalKind, report: Option<&Report>, started: SystemTime) {
+        if !self.is_recording() {
+            return;
+        }
+        let outcome = KeyValue::new("kthena.outcome", outcome(kind));
+        self.set([outcome.clone()]);
+        self.fail(kind.code(), kind.to_string());
+        if let Some(report) = report {
+            let mut attributes = describe(report);
+            attributes.extend([outcome, KeyValue::new("error.type", kind.code())]);
+            self.child(attributes, events(report, None), started, Some(kind.to_string()));
+        }
+    }
+
+    fn child(&self, attributes: Vec<KeyValue>, events: Vec<Event>, started: SystemTime, error: Option<String>) {
+        let builder = SpanBuilder::from_name(SCHEDULE)
+            .with_kind(SpanKind::Internal)
+            .with_start_time(started)
+            .with_attributes(attributes)
+            .with_events(events);
+        let mut span = self.tracer.build_with_context(builder, &self.context);
+        if let Some(error) = error {
+            span.set_status(Status::error(error));
+        }
+        span.end();
+    }
+}
+
+/// A refusal in the few words of `kthena.outcome`; the exact cause is `error.type`.
+fn outcome(kind: &RefusalKind) -> &'static str {
+    match kind {
+        RefusalKind::Overloaded { .. } => "shed",
+        RefusalKind::NoneReady(_) | RefusalKind::SubsetEmpty | RefusalKind::FilteredOut { .. } => "no_endpoints",
+        RefusalKind::Deadline { .. } => "deadline",
+        _ => "refused",
+    }
+}
+
+/// Why the first endpoint was chosen, in a sentence.
+#[must_use]
+pub fn reason(reason: &Reason) -> String {
+    match reason {
+        Reason::OnlyCandidate => "the filters left only this endpoint".to_owned(),
+        Reason::HighestTotal { scorer, lead } => format!("highest total, {lead:.3} ahead, most of it by {scorer}"),
+        Reason::Tie { among } => format!("{among} endpoints had the same total and chance chose"),
+    }
+}
+
+fn count(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// What is told of every report, decided or not.
+fn describe(report: &Report) -> Vec<KeyValue> {
+    let mut top: Vec<(f32, &CandidateReport)> =
+        report.candidates.iter().filter_map(|candidate| Some((candidate.total?, candidate))).collect();
+    top.sort_by(|(left, _), (right, _)| right.total_cmp(left));
+    let top = top.iter().take(TOP).map(|(total, candidate)| format!("{}={total:.3}", candidate.endpoint.address));
+    vec![
+        KeyValue::new("kthena.candidates.count", count(report.candidates.len())),
+        KeyValue::new("kthena.candidates.top", strings(top)),
+    ]
+}
+
+/// A list attribute.
+pub fn strings(values: impl Iterator<Item = String>) -> Value {
+    Value::Array(Array::String(values.map(StringValue::from).collect()))
+}
+
+/// One event for each filter and for each scorer.
+fn events(report: &Report, picked: Option<&CandidateReport>) -> Vec<Event> {
+    let now = SystemTime::now();
+    let filters = report.filters.iter().map(|filter| {
+        let attributes = vec![
+            KeyValue::new("kthena.plugin.type", "filter"),
+            KeyValue::new("kthena.plugin.name", filter.name),
+            KeyValue::new("kthena.candidates.before", count(filter.before)),
+            KeyValue::new("kthena.candidates.after", count(filter.after)),
+        ];
+        Event::new("kthena.filter", now, attributes, 0)
+    });
+    let scorers = report.scorers.iter().enumerate().map(|(index, scorer)| {
+        let mut attributes = vec![
+            KeyValue::new("kthena.plugin.type", "score"),
+            KeyValue::new("kthena.plugin.name", scorer.name),
+            KeyValue::new("kthena.plugin.weight", f64::from(scorer.weight)),
+        ];
+        let score = |candidate: &CandidateReport| candidate.scores.get(index).copied().flatten();
+        let (mut max, mut sum, mut scored) = (None, 0.0, 0.0);
+        for candidate in &report.candidates {
+            if let Some(score) = score(candidate) {
+                (sum, scored) = (sum + f64::from(score), scored + 1.0);
+                if max.is_none_or(|(best, _)| score > best) {
+                    max = Some((score, candidate.endpoint.address));
+                }
+            }
+        }
+        if let Some((max, winner)) = max {
+            attributes.push(KeyValue::new("kthena.score.max", f64::from(max)));
+            attributes.push(KeyValue::new("kthena.score.avg", sum / scored));
+            attributes.push(KeyValue::new("kthena.score.winner", winner.to_string()));
+        }
+        if let Some(score) = picked.and_then(score) {
+            attributes.push(KeyValue::new("kthena.score.picked", f64::from(score)));
+        }
+        Event::new("kthena.score", now, attributes, 0)
+    });
+    filters.chain(scorers).collect()
+}
+
+struct Metadata<'a>(&'a MetadataMap);
+
+impl Extractor for Metadata<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key)?.to_str().ok()
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        Vec::new()
+    }
+}
+
+struct RequestHeaders<'a>(&'a dyn Headers);
+
+impl Extractor for RequestHeaders<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key)
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        Vec::new()
+    }
+}
