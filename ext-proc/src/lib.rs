@@ -6,4 +6,5 @@ pub mod metrics;
 pub mod observer;
 pub mod recent;
 pub mod rfc3339;
+pub mod telemetry;
 pub mod trace;

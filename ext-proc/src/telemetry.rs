@@ -1,0 +1,234 @@
+//! Logs and traces are set up here, once, from flags and the usual `OTEL_*` variables.
+//!
+//! A collector that is slow, dead or wrong costs spans, which are counted, and never a request's
+//! time, a failed start, or more than [`Telemetry::shutdown`]'s limit at the end.
+
+pub mod settings;
+
+mod exporter;
+
+use std::io::Write;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use opentelemetry::KeyValue;
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_otlp::{ExporterBuildError, SpanExporter as OtlpExporter, WithExportConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{
+    BatchConfigBuilder, BatchSpanProcessor, Sampler as SdkSampler, SdkTracerProvider, SpanExporter,
+};
+use tokio::runtime::Handle;
+use tracing::{Dispatch, Metadata};
+use tracing_subscriber::filter::{EnvFilter, FilterExt, filter_fn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{Layer, Registry};
+
+use crate::metrics::SelfCounters;
+use crate::trace::{TARGET, Tracing};
+use exporter::{Bounded, Console, Counted};
+use settings::{Protocol, Sampler, Settings, Traces};
+
+/// How long the end may wait for the last spans.
+pub const SHUTDOWN_LIMIT: Duration = Duration::from_secs(2);
+
+/// `--log-format`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// What carries logs and traces.
+#[derive(Debug)]
+pub struct Telemetry {
+    dispatch: Dispatch,
+    provider: Option<SdkTracerProvider>,
+    tracing: Option<Tracing>,
+}
+
+impl Telemetry {
+    /// Builds from this process's environment; nothing is installed yet. Needs a runtime.
+    ///
+    /// `log_level` is a level or `tracing`'s filter directives (`info,kthena_ext_proc=debug`).
+    #[must_use]
+    pub fn from_environment(format: LogFormat, log_level: &str, counters: &SelfCounters) -> Self {
+        let settings = Settings::read(&|name| std::env::var(name).ok());
+        Self::new(&settings, format, log_level, counters, std::io::stderr)
+    }
+
+    /// Builds from settings; the log goes to `writer`. Warnings of the settings are logged. Tracing
+    /// is off when the exporter cannot be built: the log says why.
+    #[must_use]
+    pub fn new<W, M>(
+        settings: &Settings,
+        format: LogFormat,
+        log_level: &str,
+        counters: &SelfCounters,
+        writer: M,
+    ) -> Self
+    where
+        W: Write + 'static,
+        M: Fn() -> W + Send + Sync + 'static,
+    {
+        let (filter, bad_level) = match EnvFilter::try_new(log_level) {
+            Ok(filter) => (filter, None),
+            Err(error) => (EnvFilter::new("info"), Some(error)),
+        };
+        let (provider, failure) = match provider(settings, counters) {
+            Ok(provider) => (provider, None),
+            Err(error) => (None, Some(error)),
+        };
+        let tracer = provider.as_ref().map(|provider| provider.tracer("kthena"));
+        let spans = tracer.clone().map(|tracer| {
+            tracing_opentelemetry::layer()
+                .with_tracer(tracer)
+                .with_location(false)
+                .with_threads(false)
+                .with_target(false)
+                .with_tracked_inactivity(false)
+                .with_context_activation(false)
+                .with_filter(filter_fn(for_trace))
+        });
+        let log = tracing_subscriber::fmt::layer().with_writer(writer);
+        let log: Box<dyn Layer<Registry> + Send + Sync> = match format {
+            LogFormat::Text => log.with_ansi(false).boxed(),
+            LogFormat::Json => log.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
+        };
+        // Our spans are for the trace; formatting them for a log that does not show them costs.
+        let log = log.with_filter(filter.and(filter_fn(|metadata| metadata.target() != TARGET)));
+        let dispatch = Dispatch::new(Registry::default().with(log).with(spans));
+        let telemetry = Self {
+            dispatch,
+            provider,
+            tracing: tracer.map(|tracer| Tracing::new(tracer, settings.propagate)),
+        };
+        tracing::dispatcher::with_default(&telemetry.dispatch, || {
+            for warning in &settings.warnings {
+                tracing::warn!(%warning, "telemetry setting ignored");
+            }
+            if let Some(error) = bad_level {
+                tracing::warn!(log_level, %error, "log level ignored, info is used");
+            }
+            match (&settings.traces, failure) {
+                (_, Some(error)) => tracing::warn!(%error, "tracing is off: the exporter cannot be built"),
+                (Traces::Otlp { protocol, endpoint, .. }, None) => {
+                    tracing::info!(?protocol, %endpoint, service = %settings.service_name, "tracing is on");
+                }
+                (Traces::Console, None) => tracing::info!("tracing is on, to standard output"),
+                (Traces::Off, None) => {}
+            }
+        });
+        telemetry
+    }
+
+    /// Makes this the process's log and trace. Only the first of a process can be.
+    ///
+    /// # Errors
+    /// When another was installed before.
+    pub fn install(&self) -> Result<(), tracing::dispatcher::SetGlobalDefaultError> {
+        tracing::dispatcher::set_global_default(self.dispatch.clone())
+    }
+
+    /// The subscriber, for a scope instead of the process.
+    #[must_use]
+    pub fn dispatch(&self) -> &Dispatch {
+        &self.dispatch
+    }
+
+    /// What makes spans; `None` when tracing is off.
+    #[must_use]
+    pub fn tracing(&self) -> Option<Tracing> {
+        self.tracing.clone()
+    }
+
+    /// Sends the last spans, for at most [`SHUTDOWN_LIMIT`]. Blocks, and needs the runtime's other threads.
+    pub fn shutdown(self) {
+        if let Some(provider) = self.provider
+            && let Err(error) = provider.shutdown_with_timeout(SHUTDOWN_LIMIT)
+        {
+            tracing::warn!(%error, "the last spans were not exported");
+        }
+    }
+}
+
+/// What the trace takes: our spans, and what our own code logs within them.
+fn for_trace(metadata: &Metadata<'_>) -> bool {
+    metadata.target() == TARGET
+        || metadata.is_event()
+            && *metadata.level() <= tracing::Level::INFO
+            && metadata.target().starts_with("kthena_ext_proc")
+}
+
+fn provider(
+    settings: &Settings,
+    counters: &SelfCounters,
+) -> Result<Option<SdkTracerProvider>, ExporterBuildError> {
+    Ok(match &settings.traces {
+        Traces::Off => None,
+        Traces::Console => Some(build(settings, counters, Console)),
+        Traces::Otlp { protocol: Protocol::Grpc, endpoint, timeout } => {
+            let exporter = OtlpExporter::builder().with_tonic().with_endpoint(endpoint).with_timeout(*timeout);
+            Some(build(settings, counters, exporter.build()?))
+        }
+        Traces::Otlp { protocol: Protocol::Http, endpoint, timeout } => {
+            let exporter = OtlpExporter::builder()
+                .with_http()
+                .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
+                .with_endpoint(endpoint)
+                .with_timeout(*timeout);
+            Some(build(settings, counters, exporter.build()?))
+        }
+    })
+}
+
+fn build<E: SpanExporter + 'static>(settings: &Settings, counters: &SelfCounters, inner: E) -> SdkTracerProvider {
+    let exporter = Bounded {
+        inner,
+        runtime: Handle::current(),
+        timeout: settings.batch.export_timeout,
+        counters: counters.clone(),
+        failing: AtomicBool::new(false),
+    };
+    let config = BatchConfigBuilder::default()
+        .with_max_queue_size(settings.batch.queue)
+        .with_max_export_batch_size(settings.batch.size)
+        .with_scheduled_delay(settings.batch.delay)
+        .build();
+    let inner = BatchSpanProcessor::builder(exporter).with_batch_config(config).build();
+    SdkTracerProvider::builder()
+        .with_span_processor(Counted { inner, counters: counters.clone() })
+        .with_sampler(sampler(settings.sampler))
+        .with_resource(resource(settings))
+        .build()
+}
+
+fn sampler(sampler: Sampler) -> SdkSampler {
+    let parent_based = |root| SdkSampler::ParentBased(Box::new(root));
+    match sampler {
+        Sampler::AlwaysOn => SdkSampler::AlwaysOn,
+        Sampler::AlwaysOff => SdkSampler::AlwaysOff,
+        Sampler::Ratio(ratio) => SdkSampler::TraceIdRatioBased(ratio),
+        Sampler::ParentBasedAlwaysOn => parent_based(SdkSampler::AlwaysOn),
+        Sampler::ParentBasedAlwaysOff => parent_based(SdkSampler::AlwaysOff),
+        Sampler::ParentBasedRatio(ratio) => parent_based(SdkSampler::TraceIdRatioBased(ratio)),
+    }
+}
+
+fn resource(settings: &Settings) -> Resource {
+    let instance = format!("{:032x}", rand::random::<u128>());
+    let ours = [
+        KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+        KeyValue::new("service.instance.id", instance),
+    ];
+    let given = settings.resource.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
+    // Later ones win.
+    Resource::builder()
+        .with_attributes(ours)
+        .with_attributes(given)
+        .with_service_name(settings.service_name.clone())
+        .build()
+}
