@@ -4,7 +4,7 @@
 //! A pick chooses and counts under its pool's lock, so that a thousand picks at once still see
 //! each other and least-request stays exact. Nothing awaits under a lock.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,9 +14,15 @@ use parking_lot::Mutex;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use scheduling::{
-    Decision, Event, InFlight, Moment, Pool, PoolName, PrefixIndex, Profile, Refusal, RefusalKind, Request, Snapshot,
-    State, schedule,
+    Decision, Endpoint, Event, InFlight, Moment, Pool, PoolName, PrefixIndex, Profile, Refusal, RefusalKind, Request,
+    Snapshot, State, schedule,
 };
+
+/// Blocks of prompts that are remembered for one endpoint.
+const PREFIX_CAPACITY: usize = 50_000;
+
+/// The lock of each pool, which also holds its source of chance. Read without a lock of its own.
+type Locks = HashMap<PoolName, Arc<Mutex<SmallRng>>, foldhash::fast::RandomState>;
 
 /// The live state that all exchanges share.
 #[derive(Debug)]
@@ -25,7 +31,7 @@ pub struct Fleet {
     state: Mutex<State>,
     snapshot: ArcSwap<Snapshot>,
     profile: ArcSwap<Profile>,
-    locks: Mutex<BTreeMap<PoolName, Arc<Mutex<SmallRng>>>>,
+    locks: ArcSwap<Locks>,
 }
 
 impl Fleet {
@@ -38,7 +44,7 @@ impl Fleet {
             snapshot: ArcSwap::new(state.snapshot()),
             state: Mutex::new(state),
             profile: ArcSwap::from_pointee(profile),
-            locks: Mutex::default(),
+            locks: ArcSwap::default(),
         }
     }
 
@@ -53,15 +59,31 @@ impl Fleet {
         let mut state = self.state.lock();
         if state.apply(self.now(), event) {
             let snapshot = state.snapshot();
-            self.locks.lock().retain(|pool, _| snapshot.pools.contains_key(pool));
+            self.fit_locks(&snapshot);
             self.snapshot.store(snapshot);
         }
+    }
+
+    /// A lock for each pool of the snapshot; the ones that exist stay the same.
+    fn fit_locks(&self, snapshot: &Snapshot) {
+        let locks = self.locks.load();
+        if locks.len() == snapshot.pools.len() && snapshot.pools.keys().all(|pool| locks.contains_key(pool)) {
+            return;
+        }
+        let lock = |pool: &PoolName| locks.get(pool).cloned().unwrap_or_else(new_rng);
+        self.locks.store(Arc::new(snapshot.pools.keys().map(|pool| (pool.clone(), lock(pool))).collect()));
     }
 
     /// The fleet at this moment.
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
+    }
+
+    /// Whether a declared state was ever seen: before it, no decision can be made.
+    #[must_use]
+    pub fn known(&self) -> bool {
+        self.snapshot.load().known
     }
 
     /// Replaces what decides.
@@ -80,7 +102,7 @@ impl Fleet {
     /// # Errors
     /// The brain's [`Refusal`], or [`RefusalKind::UnknownPool`].
     pub fn pick(&self, pool: &PoolName, request: &Request<'_>) -> Result<Picked, Refusal> {
-        let lock = Arc::clone(self.locks.lock().entry(pool.clone()).or_insert_with(new_rng));
+        let lock = self.locks.load().get(pool).cloned().ok_or_else(|| unknown(pool))?;
         let profile = self.profile.load_full();
         let mut rng = lock.lock();
         let snapshot = self.snapshot.load_full();
@@ -92,6 +114,18 @@ impl Fleet {
             .load
             .begin(decision.uncached_tokens);
         Ok(Picked { decision: Arc::new(decision), in_flight })
+    }
+
+    /// Remembers that the endpoint at `address` now holds the decision's prompt.
+    ///
+    /// The snapshot is the newest: an endpoint that has left, whose slot may be another's by now,
+    /// learns nothing.
+    pub fn learn(&self, decision: &Decision, address: SocketAddr) {
+        let snapshot = self.snapshot.load();
+        let served = snapshot.pools.get(&decision.report.pool).and_then(|pool| endpoint(pool, address));
+        if let Some(endpoint) = served {
+            snapshot.prefixes.learn(endpoint.slot, &decision.blocks, PREFIX_CAPACITY);
+        }
     }
 
     /// Chooses for `request` without counting or learning anything.
@@ -110,7 +144,16 @@ fn new_rng() -> Arc<Mutex<SmallRng>> {
 }
 
 fn find<'a>(snapshot: &'a Snapshot, pool: &PoolName) -> Result<&'a Arc<Pool>, Refusal> {
-    snapshot.pools.get(pool).ok_or_else(|| RefusalKind::UnknownPool(format!("`{pool}` is not declared")).into())
+    snapshot.pools.get(pool).ok_or_else(|| unknown(pool))
+}
+
+fn unknown(pool: &PoolName) -> Refusal {
+    RefusalKind::UnknownPool(format!("`{pool}` is not declared")).into()
+}
+
+fn endpoint(pool: &Pool, address: SocketAddr) -> Option<&Arc<Endpoint>> {
+    let index = pool.endpoints.binary_search_by_key(&address, |endpoint| endpoint.address).ok()?;
+    pool.endpoints.get(index)
 }
 
 /// A decision whose request is counted at its endpoint.
@@ -125,10 +168,7 @@ impl Picked {
     /// The data plane says that `address` served: load moves there. What the endpoint now holds is
     /// learned with [`Fleet::learn`].
     pub fn served_by(&mut self, snapshot: &Snapshot, address: SocketAddr) {
-        let served = snapshot.pools.get(&self.decision.report.pool).and_then(|pool| {
-            let index = pool.endpoints.binary_search_by_key(&address, |endpoint| endpoint.address).ok()?;
-            pool.endpoints.get(index)
-        });
+        let served = snapshot.pools.get(&self.decision.report.pool).and_then(|pool| endpoint(pool, address));
         if let Some(endpoint) = served {
             self.in_flight.move_to(&endpoint.load);
         }

@@ -1,0 +1,153 @@
+//! What objects declare: tests of [`super::declare`].
+
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn object<T: DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+fn pod(name: &str, ip: &str, change: impl FnOnce(&mut Value)) -> Pod {
+    let mut value = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": "ns", "labels": {"app": "llama"}},
+        "status": {"podIP": ip},
+    });
+    change(&mut value);
+    object(value)
+}
+
+fn pool(ports: &[u16]) -> InferencePool {
+    let ports: Vec<Value> = ports.iter().map(|port| json!({"number": port})).collect();
+    object(json!({
+        "apiVersion": "inference.networking.k8s.io/v1", "kind": "InferencePool",
+        "metadata": {"name": "llama", "namespace": "ns"},
+        "spec": {"selector": {"matchLabels": {"app": "llama"}}, "targetPorts": ports,
+                 "endpointPickerRef": {"name": "picker", "port": {"number": 9002}}},
+    }))
+}
+
+fn server(name: &str, engine: &str, port: u16) -> server::ModelServer {
+    object(json!({
+        "apiVersion": "networking.serving.volcano.sh/v1alpha1", "kind": "ModelServer",
+        "metadata": {"name": name, "namespace": "ns"},
+        "spec": {"inferenceEngine": engine, "workloadSelector": {"matchLabels": {"app": "llama"}},
+                 "workloadPort": {"port": port}, "model": "org/llama"},
+    }))
+}
+
+fn route(rule: Value) -> route::ModelRoute {
+    object(json!({
+        "apiVersion": "networking.serving.volcano.sh/v1alpha1", "kind": "ModelRoute",
+        "metadata": {"name": "r", "namespace": "ns", "creationTimestamp": "1970-01-01T00:01:00Z"},
+        "spec": {"modelName": "llama", "rules": [rule]},
+    }))
+}
+
+fn endpoints(pods: Vec<Pod>, ports: &[u16]) -> Vec<(String, bool)> {
+    let declared = declare(&Resources { pods, inference_pools: vec![pool(ports)], ..Resources::default() }).unwrap();
+    declared.pools[0].endpoints.iter().map(|endpoint| (endpoint.address.to_string(), endpoint.ready)).collect()
+}
+
+#[test]
+fn every_selected_pod_and_target_port_is_an_endpoint() {
+    let pods = vec![
+        pod("one", "10.0.0.1", |_| {}),
+        pod("six", "fd00::6", |_| {}),
+        pod("other-label", "10.0.0.2", |pod| pod["metadata"]["labels"]["app"] = "other".into()),
+        pod("other-namespace", "10.0.0.3", |pod| pod["metadata"]["namespace"] = "elsewhere".into()),
+        pod("no-address", "", |_| {}),
+        pod("ended", "10.0.0.4", |pod| pod["status"]["phase"] = "Succeeded".into()),
+    ];
+    let expected = ["10.0.0.1:8000", "10.0.0.1:8001", "[fd00::6]:8000", "[fd00::6]:8001"];
+    assert_eq!(endpoints(pods, &[8001, 8000]), expected.map(|address| (address.to_owned(), true)));
+}
+
+#[test]
+fn a_pod_is_ready_when_nothing_says_otherwise() {
+    let ready = |change: fn(&mut Value)| endpoints(vec![pod("a", "10.0.0.1", change)], &[8000])[0].1;
+    assert!(ready(|_| {}));
+    assert!(ready(|pod| pod["status"]["conditions"] = json!([{"type": "Ready", "status": "True"}])));
+    assert!(!ready(|pod| pod["status"]["conditions"] = json!([{"type": "Ready", "status": "False"}])));
+    assert!(!ready(|pod| pod["status"]["conditions"] = json!([{"type": "Initialized", "status": "True"}])));
+    assert!(!ready(|pod| pod["status"]["phase"] = "Pending".into()));
+    assert!(!ready(|pod| pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into()));
+}
+
+#[test]
+fn a_ready_pod_wins_an_address_that_another_still_shows() {
+    let leaving = |pod: &mut Value| pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+    let there = || pod("new", "10.0.0.1", |_| {});
+    assert_eq!(endpoints(vec![pod("old", "10.0.0.1", leaving), there()], &[80]), [("10.0.0.1:80".to_owned(), true)]);
+    assert_eq!(endpoints(vec![there(), pod("old", "10.0.0.1", leaving)], &[80]), [("10.0.0.1:80".to_owned(), true)]);
+}
+
+#[test]
+fn the_pool_keeps_its_picker_and_the_endpoint_its_engine() {
+    let declared = declare(&Resources {
+        pods: vec![pod("a", "10.0.0.1", |_| {})],
+        inference_pools: vec![pool(&[8000, 30000])],
+        model_servers: vec![server("sglang", "SGLang", 30000), server("a-vllm", "vLLM", 8000)],
+        model_routes: Vec::new(),
+    })
+    .unwrap();
+    assert_eq!(declared.pools[0].picker, Some(("picker".into(), Some(9002))));
+    let engines: Vec<_> = declared.pools[0].endpoints.iter().map(|endpoint| endpoint.engine).collect();
+    assert_eq!(engines, [EngineKind::Vllm, EngineKind::Sglang]);
+    assert_eq!(&*declared.model_servers[0].name, "ns/a-vllm");
+}
+
+#[test]
+fn a_pool_without_ports_is_refused() {
+    let error = declare(&Resources { inference_pools: vec![pool(&[])], ..Resources::default() }).unwrap_err();
+    assert_eq!((error.kind, error.field.as_str()), ("InferencePool", "spec.targetPorts"));
+    let error = declare(&Resources { inference_pools: vec![pool(&[1, 1])], ..Resources::default() }).unwrap_err();
+    assert_eq!(error.field, "spec.targetPorts");
+}
+
+fn declared_route(rule: Value) -> Result<ModelRoute, InvalidResource> {
+    let resources = Resources { model_routes: vec![route(rule)], ..Resources::default() };
+    declare(&resources).map(|mut declared| declared.model_routes.remove(0))
+}
+
+#[test]
+fn exact_goes_before_prefix_and_prefix_before_regex() {
+    let uri = |condition: Value| {
+        let route = declared_route(json!({"modelMatch": {"uri": condition}, "targetModels": []})).unwrap();
+        format!("{:?}", route.rules[0].uri.as_ref().unwrap())
+    };
+    assert_eq!(uri(json!({"exact": "a", "prefix": "b", "regex": "c"})), r#"Exact("a")"#);
+    assert_eq!(uri(json!({"prefix": "b", "regex": "c"})), r#"Prefix("b")"#);
+    assert!(uri(json!({"regex": "c"})).starts_with("Regex"));
+    assert_eq!(uri(json!({})), "Any");
+}
+
+#[test]
+fn a_bad_regex_names_its_field() {
+    let error = declared_route(json!({"modelMatch": {"headers": {"X-Tier": {"regex": "("}}}, "targetModels": []}));
+    let error = error.unwrap_err();
+    assert_eq!(error.name, "ns/r");
+    assert_eq!(error.field, "spec.rules[0].modelMatch.headers.X-Tier.regex");
+}
+
+#[test]
+fn weights_default_to_equal_or_to_the_clusters_hundred() {
+    let weights = |targets: Value| {
+        let route = declared_route(json!({"targetModels": targets})).unwrap();
+        assert_eq!(route.created, Some(60));
+        route.rules[0].targets.iter().map(|target| (target.model_server.to_string(), target.weight)).collect::<Vec<_>>()
+    };
+    let named = |name: &str, weight| (name.to_owned(), weight);
+    assert_eq!(
+        weights(json!([{"modelServerName": "a"}, {"modelServerName": "b"}])),
+        [named("ns/a", 1), named("ns/b", 1)]
+    );
+    assert_eq!(
+        weights(json!([{"modelServerName": "a", "weight": 0}, {"modelServerName": "b"}])),
+        [named("ns/a", 0), named("ns/b", 100)]
+    );
+    let error = declared_route(json!({"targetModels": [{"modelServerName": "a", "weight": 101}]})).unwrap_err();
+    assert_eq!(error.field, "spec.rules[0].targetModels[0].weight");
+}
