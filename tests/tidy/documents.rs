@@ -1,0 +1,69 @@
+//! Guides name what exists.
+
+use crate::repository::{FILES, File, refuse, root};
+
+/// Where a path in a guide may begin.
+const STARTS: &[&str] =
+    &[".cargo/", ".ci/", "controller/", "deploy/", "ext-proc/", "gateway-api-examples/", "proto/", "tests/"];
+
+fn guides() -> impl Iterator<Item = &'static File> {
+    FILES.iter().filter(|file| file.path.ends_with(".md"))
+}
+
+#[test]
+fn every_path_in_a_guide_exists() {
+    let missing = guides().flat_map(|guide| {
+        guide.lines().flat_map(move |(number, line)| {
+            line.split(|letter: char| !(letter.is_alphanumeric() || "/._-".contains(letter)))
+                .map(|word| word.trim_end_matches(['.', '-']))
+                .filter(|word| STARTS.iter().any(|start| word.starts_with(start)))
+                .filter(|word| !root().join(word).exists())
+                .map(move |word| format!("{}:{number}: {word}", guide.path))
+        })
+    });
+    refuse(missing, "A guide that names what is not there is worse than none:");
+}
+
+#[test]
+fn every_file_named_in_a_guide_exists() {
+    let missing = guides().flat_map(|guide| {
+        guide.lines().flat_map(move |(number, line)| {
+            line.split('`')
+                .skip(1)
+                .step_by(2)
+                .filter(|word| word.ends_with(".rs") || word.ends_with(".proto"))
+                .filter(|word| !FILES.iter().any(|file| file.path == *word || file.path.ends_with(&format!("/{word}"))))
+                .map(move |word| format!("{}:{number}: {word}", guide.path))
+        })
+    });
+    refuse(missing, "These files are named but not committed:");
+}
+
+#[test]
+fn every_link_in_a_guide_leads_somewhere() {
+    let missing = guides().flat_map(|guide| {
+        let folder = root().join(&guide.path).parent().expect("a guide is in a folder").to_owned();
+        guide.lines().flat_map(move |(number, line)| {
+            let folder = folder.clone();
+            line.split("](")
+                .skip(1)
+                .filter_map(|rest| rest.split([')', '#']).next())
+                .filter(|link| !link.is_empty() && !link.contains("://"))
+                .filter(move |link| !folder.join(link).exists())
+                .map(move |link| format!("{}:{number}: {link}", guide.path))
+        })
+    });
+    refuse(missing, "These links lead nowhere:");
+}
+
+#[test]
+fn an_example_is_a_manifest_or_a_guide() {
+    refuse(
+        FILES
+            .iter()
+            .map(|file| file.path.as_str())
+            .filter(|path| path.starts_with("gateway-api-examples/"))
+            .filter(|path| !path.ends_with(".yaml") && !path.ends_with("README.md")),
+        "An example folder holds manifests that load and a README.md; move the rest:",
+    );
+}
