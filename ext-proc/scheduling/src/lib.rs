@@ -10,6 +10,7 @@
 //!                      Request ─┘
 //! ```
 
+mod candidate;
 pub mod decision;
 pub mod endpoint;
 pub mod filters;
@@ -26,7 +27,7 @@ pub mod scorers;
 pub mod snapshot;
 pub mod state;
 
-pub use decision::{CandidateReport, Decision, FilterReport, Reason, Report, ScorerReport};
+pub use decision::{CandidateReport, Decision, FilterReport, Reason, Report, Row, ScorerReport, Scores};
 pub use endpoint::{Endpoint, EngineKind, Gauges, Slot};
 pub use load::{InFlight, Load};
 pub use moment::Moment;
@@ -36,5 +37,6 @@ pub use refusal::{Refusal, RefusalKind};
 pub use request::{Body, Content, Headers, Prompt, Request, Subset};
 pub use routing::{ModelRoute, ModelServer, Resolution, Routing, Rule, StringMatch, Target};
 pub use schedule::schedule;
+pub use scorers::PrefixCache;
 pub use snapshot::{Pool, PoolName, Snapshot};
 pub use state::{Declared, DeclaredEndpoint, DeclaredPool, Event, State};

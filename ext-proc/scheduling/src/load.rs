@@ -27,7 +27,6 @@ impl Load {
     }
 
     /// Counts one request of `uncached_tokens` until the guard is dropped.
-    #[must_use]
     pub fn begin(self: &Arc<Self>, uncached_tokens: u32) -> InFlight {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.uncached_tokens.fetch_add(u64::from(uncached_tokens), Ordering::Relaxed);

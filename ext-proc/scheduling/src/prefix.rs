@@ -1,33 +1,234 @@
 //! Which endpoint probably holds which prompt prefix in its KV cache, learned from what was served.
+//!
+//! A block's hash covers everything before it, so an endpoint that holds a block holds its
+//! predecessors, as long as the index forgets tails first: [`PrefixIndex::learn`] touches the deepest
+//! block first, which makes it the first to be evicted. Sets of holders therefore only shrink along a
+//! prompt, and a look-up gallops from one change to the next instead of walking every block.
+
+mod chain;
+mod recency;
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+use parking_lot::{Mutex, RwLock};
 
 use crate::endpoint::Slot;
-use crate::request::Prompt;
 
-/// A block of the prompt together with everything before it: xxh3 chained over blocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct BlockHash(pub u64);
+pub use chain::{BlockHash, chain};
+use recency::Recency;
 
-/// The chained hashes of a prompt's blocks: `block_bytes` bytes each, at most `max_blocks`.
-#[must_use]
-pub fn chain(model: &str, prompt: &Prompt<'_>, block_bytes: usize, max_blocks: usize) -> Vec<BlockHash> {
-    let _ = (model, prompt, block_bytes, max_blocks);
-    Vec::new()
-}
+/// Enough that a writer seldom meets a reader, few enough that an empty index is small.
+const SHARDS: usize = 16;
 
 /// Block → endpoints, with a bounded number of blocks for each endpoint.
 ///
-/// Readers and writers take short locks of a shard; nobody waits for I/O.
+/// Readers and writers take short locks of a shard, for one block at a time; nobody waits for I/O.
+/// A writer locks its endpoint's [`Recency`] first, so that what one endpoint holds changes by one
+/// hand at a time.
 #[derive(Debug, Default)]
-pub struct PrefixIndex {}
+pub struct PrefixIndex {
+    shards: [RwLock<Shard>; SHARDS],
+    recency: RwLock<Vec<Arc<Mutex<Recency>>>>,
+}
 
-impl PrefixIndex {
-    /// Remembers that the endpoint has served a prompt of these blocks.
-    pub fn learn(&self, slot: Slot, blocks: &[BlockHash], capacity: usize) {
-        let _ = (slot, blocks, capacity);
+type Shard = HashMap<u64, Holders, FixedState>;
+
+/// Who holds a block: slot and the block's node in that slot's [`Recency`]. Most blocks have one
+/// holder; the blocks of a shared system prompt have many.
+#[derive(Debug)]
+enum Holders {
+    One((u32, u32)),
+    /// By ascending slot.
+    #[expect(clippy::box_collection, reason = "keeps the common case at 16 bytes")]
+    Many(Box<Vec<(u32, u32)>>),
+}
+
+impl Holders {
+    fn as_slice(&self) -> &[(u32, u32)] {
+        match self {
+            Self::One(holder) => std::slice::from_ref(holder),
+            Self::Many(holders) => holders,
+        }
     }
 
-    /// Forgets all that the endpoint held.
-    pub fn forget(&self, slot: Slot) {
-        let _ = slot;
+    fn node_of(&self, slot: Slot) -> Option<u32> {
+        let holders = self.as_slice();
+        let index = holders.binary_search_by_key(&slot.0, |(slot, _)| *slot).ok()?;
+        holders.get(index).map(|(_, node)| *node)
+    }
+
+    fn insert(&mut self, slot: Slot, node: u32) {
+        match self {
+            Self::One(holder) => {
+                let mut holders = vec![*holder, (slot.0, node)];
+                holders.sort_unstable();
+                *self = Self::Many(Box::new(holders));
+            }
+            Self::Many(holders) => {
+                let place = holders.partition_point(|(other, _)| *other < slot.0);
+                holders.insert(place, (slot.0, node));
+            }
+        }
+    }
+
+    /// Removes the slot; whether nobody is left.
+    fn remove(&mut self, slot: Slot) -> bool {
+        match self {
+            Self::One((holder, _)) => *holder == slot.0,
+            Self::Many(holders) => {
+                holders.retain(|(holder, _)| *holder != slot.0);
+                if let [only] = holders.as_slice() {
+                    *self = Self::One(*only);
+                    return false;
+                }
+                holders.is_empty()
+            }
+        }
     }
 }
+
+impl PrefixIndex {
+    /// Remembers that the endpoint has served a prompt of these blocks. What it was least recently
+    /// seen with is forgotten beyond `capacity` blocks.
+    pub fn learn(&self, slot: Slot, blocks: &[BlockHash], capacity: usize) {
+        let recency = self.recency_of(slot);
+        let mut recency = recency.lock();
+        for block in blocks.iter().take(capacity).rev() {
+            let Some(shard) = self.shard(*block) else { continue };
+            let known = shard.read().get(&block.0).and_then(|holders| holders.node_of(slot));
+            if let Some(node) = known {
+                recency.touch(node);
+                continue;
+            }
+            let node = recency.push(*block);
+            match shard.write().entry(block.0) {
+                Entry::Occupied(mut holders) => holders.get_mut().insert(slot, node),
+                Entry::Vacant(vacant) => {
+                    vacant.insert(Holders::One((slot.0, node)));
+                }
+            }
+        }
+        while recency.len() > capacity
+            && let Some(block) = recency.pop_oldest()
+        {
+            self.remove(slot, block);
+        }
+    }
+
+    /// Forgets all that the endpoint held, in time proportional to that.
+    pub fn forget(&self, slot: Slot) {
+        let Some(recency) = self.recency.read().get(slot.0 as usize).map(Arc::clone) else { return };
+        let mut recency = recency.lock();
+        while let Some(block) = recency.pop_oldest() {
+            self.remove(slot, block);
+        }
+        *recency = Recency::default();
+    }
+
+    /// How many leading `blocks` each of `slots` probably holds, in their order.
+    #[must_use]
+    pub fn matched(&self, blocks: &[BlockHash], slots: &[Slot]) -> Vec<u32> {
+        let mut depths = vec![0; slots.len()];
+        if self.holders(blocks, 0) == 0 {
+            return depths;
+        }
+        let by_slot = self.depths(blocks, slots.iter().map(|slot| slot.0 as usize + 1).max().unwrap_or(0));
+        for (depth, slot) in depths.iter_mut().zip(slots) {
+            *depth = by_slot.get(slot.0 as usize).copied().unwrap_or(0);
+        }
+        depths
+    }
+
+    /// Blocks remembered over all endpoints, one counted for each endpoint that holds it.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.recency.read().iter().map(|recency| recency.lock().len()).sum()
+    }
+
+    /// Whether nothing is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The depth of each slot below `slots`: from one change in the number of holders to the next.
+    fn depths(&self, blocks: &[BlockHash], slots: usize) -> Vec<u32> {
+        let mut depths = vec![0; slots];
+        let mut from = 0;
+        loop {
+            let holders = self.holders(blocks, from);
+            if holders == 0 {
+                return depths;
+            }
+            // Invariant: `last` has these holders, `end` has fewer.
+            let (mut last, mut end, mut step) = (from, blocks.len(), 1);
+            while last + step < end {
+                if self.holders(blocks, last + step) < holders {
+                    end = last + step;
+                } else {
+                    last += step;
+                    step *= 2;
+                }
+            }
+            while end - last > 1 {
+                let middle = last.midpoint(end);
+                if self.holders(blocks, middle) < holders {
+                    end = middle;
+                } else {
+                    last = middle;
+                }
+            }
+            let depth = u32::try_from(end).unwrap_or(u32::MAX);
+            if let Some((shard, block)) = blocks.get(last).and_then(|block| Some((self.shard(*block)?, block)))
+                && let Some(holders) = shard.read().get(&block.0)
+            {
+                for (slot, _) in holders.as_slice() {
+                    if let Some(known) = depths.get_mut(*slot as usize) {
+                        *known = depth;
+                    }
+                }
+            }
+            from = end;
+        }
+    }
+
+    /// How many hold the block; none beyond the last.
+    fn holders(&self, blocks: &[BlockHash], index: usize) -> usize {
+        blocks
+            .get(index)
+            .and_then(|block| self.shard(*block)?.read().get(&block.0).map(|holders| holders.as_slice().len()))
+            .unwrap_or(0)
+    }
+
+    fn remove(&self, slot: Slot, block: BlockHash) {
+        if let Some(shard) = self.shard(block)
+            && let Entry::Occupied(mut holders) = shard.write().entry(block.0)
+            && holders.get_mut().remove(slot)
+        {
+            holders.remove();
+        }
+    }
+
+    /// Always there; an option because the index is not known to the compiler.
+    fn shard(&self, block: BlockHash) -> Option<&RwLock<Shard>> {
+        self.shards.get(block.0 as usize % SHARDS)
+    }
+
+    fn recency_of(&self, slot: Slot) -> Arc<Mutex<Recency>> {
+        let index = slot.0 as usize;
+        if let Some(recency) = self.recency.read().get(index) {
+            return Arc::clone(recency);
+        }
+        let mut all = self.recency.write();
+        if all.len() <= index {
+            all.resize_with(index + 1, Arc::default);
+        }
+        all.get(index).map(Arc::clone).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests;

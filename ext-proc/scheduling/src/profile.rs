@@ -1,20 +1,149 @@
 //! Which filters, scorers and picker decide, in Kthena's configuration format.
+//!
+//! ```yaml
+//! scheduler:
+//!   pluginConfig:
+//!   - name: prefix-cache
+//!     args: {blockSizeToHash: 64}
+//!   plugins:
+//!     Filter: {enabled: [least-request], disabled: [lora-affinity]}
+//!     Score: {enabled: [{name: least-request, weight: 1}, {name: prefix-cache, weight: 1}]}
+//! ```
+//!
+//! Strict where Kthena is silent: a name or a key that does not exist is an error with its place and
+//! the nearest that does. What is absent has its default: arguments, a weight (1), a whole section
+//! (that of Kthena's chart v0.3.0); an empty `enabled` means none. `disabled` and `auth` are accepted
+//! and do nothing. A scorer that shares its name with a filter takes no arguments: they are the filter's.
+
+mod parse;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::filters::Filter;
+use crate::scorers::{PrefixCache, Scorer};
 
 /// What decides, parsed from `routerConfiguration.yaml` and checked.
-#[derive(Debug, Default)]
-pub struct Profile {}
+#[derive(Debug)]
+pub struct Profile {
+    filters: Vec<(&'static str, Box<dyn Filter>)>,
+    scorers: Vec<(&'static str, f32, Box<dyn Scorer>)>,
+    prefix_cache: Option<PrefixCache>,
+    notes: Vec<String>,
+}
+
+/// Kthena's chart v0.3.0: the filter `least-request`, and the scorers `least-request`, `gpu-usage`,
+/// `least-latency` and `prefix-cache` with weight 1 each.
+impl Default for Profile {
+    fn default() -> Self {
+        Self::from_value(&Value::Null).unwrap_or(Self {
+            filters: Vec::new(),
+            scorers: Vec::new(),
+            prefix_cache: None,
+            notes: Vec::new(),
+        })
+    }
+}
+
+impl Profile {
+    /// Reads the content of a `routerConfiguration.yaml`; `null` is the default profile.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its path.
+    pub fn from_value(value: &Value) -> Result<Self, ProfileError> {
+        parse::profile(value)
+    }
+
+    /// The parameters of the scorer `prefix-cache`, when it takes part: what to hash, and the
+    /// capacity to learn with.
+    #[must_use]
+    pub fn prefix_cache(&self) -> Option<&PrefixCache> {
+        self.prefix_cache.as_ref()
+    }
+
+    /// What was accepted and does nothing, one sentence each, to be logged once.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The configured filters' names in the order they run.
+    pub fn filter_names(&self) -> impl Iterator<Item = &'static str> {
+        self.filters.iter().map(|(name, _)| *name)
+    }
+
+    /// The scorers' names and weights.
+    pub fn scorer_weights(&self) -> impl Iterator<Item = (&'static str, f32)> {
+        self.scorers.iter().map(|(name, weight, _)| (*name, *weight))
+    }
+
+    pub(crate) fn filters(&self) -> impl Iterator<Item = (&'static str, &dyn Filter)> {
+        self.filters.iter().map(|(name, filter)| (*name, filter.as_ref()))
+    }
+
+    pub(crate) fn scorers(&self) -> impl Iterator<Item = (&'static str, f32, &dyn Scorer)> {
+        self.scorers.iter().map(|(name, weight, scorer)| (*name, *weight, scorer.as_ref()))
+    }
+}
 
 /// What is wrong with a configuration, with the place and the fix.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProfileError {
     /// A plugin that does not exist.
-    #[error("unknown {kind} plugin `{name}`{}", did_you_mean.as_ref().map(|it| format!(", did you mean `{it}`?")).unwrap_or_default())]
+    #[error("{path}: unknown {kind} plugin `{name}`{}", hint(did_you_mean.as_deref()))]
     UnknownPlugin {
-        /// `filter` or `score`.
+        /// Where it stands.
+        path: String,
+        /// `filter` or `score`; `filter or score` for arguments.
         kind: &'static str,
         /// What was written.
         name: String,
         /// The closest known name.
         did_you_mean: Option<String>,
     },
+    /// A key that does not exist.
+    #[error("{path}: unknown key `{key}`{}", hint(did_you_mean.as_deref()))]
+    UnknownKey {
+        /// The object that has it.
+        path: String,
+        /// What was written.
+        key: String,
+        /// The closest known key.
+        did_you_mean: Option<String>,
+    },
+    /// A value that is not allowed.
+    #[error("{path}: {problem}")]
+    Invalid {
+        /// Where it stands.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+    },
 }
+
+fn hint(did_you_mean: Option<&str>) -> String {
+    did_you_mean.map(|name| format!(", did you mean `{name}`?")).unwrap_or_default()
+}
+
+/// What is wrong with a plugin's arguments; the caller knows the place.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum ArgsError {
+    Key { key: String, known: Vec<String> },
+    Value(String),
+}
+
+/// A plugin from its arguments: what is absent has its default.
+pub(crate) fn args<T: Default + DeserializeOwned + Serialize>(args: Option<&Value>) -> Result<T, ArgsError> {
+    let Some(args) = args.filter(|args| !args.is_null()) else { return Ok(T::default()) };
+    let wrong = |error: serde_json::Error| ArgsError::Value(error.to_string());
+    if let (Value::Object(known), Value::Object(given)) = (serde_json::to_value(T::default()).map_err(wrong)?, args)
+        && let Some(key) = given.keys().find(|key| !known.contains_key(*key))
+    {
+        return Err(ArgsError::Key { key: key.clone(), known: known.keys().cloned().collect() });
+    }
+    T::deserialize(args).map_err(wrong)
+}
+
+#[cfg(test)]
+mod tests;

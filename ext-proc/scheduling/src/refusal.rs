@@ -1,5 +1,6 @@
 //! Why a request gets no endpoint. What Envoy is told for each is in `ext-proc`'s `to_proto.rs`.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::decision::Report;
@@ -12,6 +13,19 @@ pub struct Refusal {
     /// The candidates and the filters' verdicts; `None` when it never came to candidates.
     pub report: Option<Box<Report>>,
 }
+
+/// The cause, then what each filter left.
+impl fmt::Display for Refusal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.kind)?;
+        match self.report.as_ref().map(|report| report.filter_summary()) {
+            Some(summary) if !summary.is_empty() => write!(formatter, " ({summary})"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
 
 impl From<RefusalKind> for Refusal {
     fn from(kind: RefusalKind) -> Self {

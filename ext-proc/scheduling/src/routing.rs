@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rand::RngCore;
+use rand::{Rng, RngCore};
 
 use crate::endpoint::{Endpoint, EngineKind};
 use crate::request::Request;
@@ -15,6 +15,35 @@ pub struct Routing {
     pub routes: Vec<Arc<ModelRoute>>,
     /// ModelServers by `namespace/name`.
     pub servers: BTreeMap<Arc<str>, Arc<ModelServer>>,
+    /// The endpoints of each server, computed once: a request must not compare labels.
+    members: BTreeMap<Arc<str>, Members>,
+}
+
+/// Which endpoints of a pool a ModelServer selects, in the pool's order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Members(Vec<bool>);
+
+impl Members {
+    /// The endpoints that the server selects. Where a pool has several ports and one of them is the
+    /// server's `workloadPort`, only that one.
+    fn of(server: &ModelServer, endpoints: &[Arc<Endpoint>]) -> Self {
+        let selected: Vec<bool> = endpoints.iter().map(|endpoint| server.selects(endpoint)).collect();
+        let ports = || {
+            let selected = endpoints.iter().zip(&selected).filter(|(_, selected)| **selected);
+            selected.map(|(endpoint, _)| endpoint.address.port())
+        };
+        let port = server.port.filter(|port| ports().any(|other| other == *port));
+        let on_port = |endpoint: &Endpoint| port.is_none_or(|port| endpoint.address.port() == port);
+        Self(endpoints.iter().zip(&selected).map(|(endpoint, selected)| *selected && on_port(endpoint)).collect())
+    }
+
+    pub(crate) fn contains(&self, index: usize) -> bool {
+        self.0.get(index).copied().unwrap_or(false)
+    }
+
+    fn any(&self) -> bool {
+        self.0.contains(&true)
+    }
 }
 
 /// A ModelServer, as far as the picker cares.
@@ -36,7 +65,6 @@ impl ModelServer {
     /// Whether the server's selector selects the endpoint's pod.
     #[must_use]
     pub fn selects(&self, endpoint: &Endpoint) -> bool {
-        let namespace = |name: &str| name.split_once('/').map(|(namespace, _)| namespace.to_owned());
         namespace(&self.name) == namespace(&endpoint.name)
             && self.selector.iter().all(|(key, value)| endpoint.labels.get(key) == Some(value))
     }
@@ -104,13 +132,126 @@ pub struct Resolution {
 }
 
 impl Routing {
-    /// Resolves the request, or says that no route matches. `Ok(None)` when no route exists.
+    /// What of `servers` and `routes` concerns the `endpoints` of a pool in `namespace`: the servers
+    /// that select one of them, ready or not, and the routes with such a server among their targets.
+    #[must_use]
+    pub fn of_pool(
+        pool_namespace: &str,
+        endpoints: &[Arc<Endpoint>],
+        servers: &[Arc<ModelServer>],
+        routes: &[Arc<ModelRoute>],
+    ) -> Self {
+        let here = |name: &str| namespace(name) == Some(pool_namespace);
+        let mut routing = Self::default();
+        for server in servers.iter().filter(|server| here(&server.name)) {
+            let members = Members::of(server, endpoints);
+            if members.any() {
+                routing.members.insert(Arc::clone(&server.name), members);
+                routing.servers.insert(Arc::clone(&server.name), Arc::clone(server));
+            }
+        }
+        let concerns = |route: &&Arc<ModelRoute>| {
+            let mut targets = route.rules.iter().flat_map(|rule| &rule.targets);
+            here(&route.name) && targets.any(|target| routing.servers.contains_key(&target.model_server))
+        };
+        routing.routes = routes.iter().filter(concerns).map(Arc::clone).collect();
+        routing.routes.sort_by(|one, other| precedence(one).cmp(&precedence(other)));
+        routing
+    }
+
+    /// Which endpoints the server selects; `None` for a server that is not of this pool.
+    pub(crate) fn members(&self, server: &str) -> Option<&Members> {
+        self.members.get(server)
+    }
+
+    /// Resolves the request, or says that no route matches. `Ok(None)` when no route exists, or when
+    /// the request's model is not known.
+    ///
+    /// The name is looked up among the base models first, and among adapters only when no route has
+    /// it as its base model. Of several routes the first in [`Routing::routes`] wins that has a
+    /// matching rule (its first) with a target of weight above 0 whose ModelServer serves this pool.
     ///
     /// # Errors
     /// `()` when routes exist for the pool and none of them matches.
     #[expect(clippy::result_unit_err, reason = "the caller knows the only cause")]
     pub fn resolve(&self, request: &Request<'_>, rng: &mut dyn RngCore) -> Result<Option<Resolution>, ()> {
-        let _ = (request, rng);
-        Ok(None)
+        let (Some(model), false) = (request.model(), self.routes.is_empty()) else { return Ok(None) };
+        let has_base = |route: &Arc<ModelRoute>| route.model.as_deref() == Some(model);
+        let has_adapter = |route: &Arc<ModelRoute>| route.adapters.iter().any(|adapter| **adapter == *model);
+        let adapter = !self.routes.iter().any(has_base);
+        let candidates = self.routes.iter().filter(|route| if adapter { has_adapter(route) } else { has_base(route) });
+        for route in candidates {
+            let rule = route.rules.iter().find(|rule| rule.matches(request, model));
+            if let Some(server) = rule.and_then(|rule| self.draw(rule, rng)) {
+                return Ok(Some(Resolution { route: Arc::clone(route), server: Arc::clone(server), adapter }));
+            }
+        }
+        Err(())
+    }
+
+    /// Draws a target by weight, among those that serve this pool: what goes to other pools is
+    /// the gateway's to weigh.
+    fn draw(&self, rule: &Rule, rng: &mut dyn RngCore) -> Option<&Arc<ModelServer>> {
+        let targets = || {
+            let known = rule.targets.iter().filter(|target| target.weight > 0);
+            known.filter_map(|target| Some((self.servers.get(&target.model_server)?, u64::from(target.weight))))
+        };
+        let total: u64 = targets().map(|(_, weight)| weight).sum();
+        if total == 0 {
+            return None;
+        }
+        let mut left = rng.random_range(0..total);
+        for (server, weight) in targets() {
+            match left.checked_sub(weight) {
+                Some(rest) => left = rest,
+                None => return Some(server),
+            }
+        }
+        None
     }
 }
+
+impl Resolution {
+    /// The name to write over the client's `model`: the server's, unless the client named an adapter
+    /// or that very name.
+    #[must_use]
+    pub fn rewrite_model(&self, model: &str) -> Option<Arc<str>> {
+        self.server.model.clone().filter(|server_model| !self.adapter && **server_model != *model)
+    }
+}
+
+impl Rule {
+    fn matches(&self, request: &Request<'_>, model: &str) -> bool {
+        self.body_model.as_ref().is_none_or(|body_model| body_model == model)
+            && self.uri.as_ref().is_none_or(|uri| uri.matches(request.path))
+            && self.headers.iter().all(|(name, value)| {
+                let name = name.to_ascii_lowercase();
+                value.matches(request.headers.get(&name).unwrap_or_default())
+            })
+    }
+}
+
+impl StringMatch {
+    /// Whether `value` matches. A missing header is the empty string.
+    #[must_use]
+    pub fn matches(&self, value: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Exact(exact) => value == exact,
+            Self::Prefix(prefix) => value.starts_with(prefix),
+            Self::Regex(regex) => regex.is_match(value),
+        }
+    }
+}
+
+/// Oldest first; a route of unknown age after all others; then by name.
+fn precedence(route: &ModelRoute) -> (bool, Option<i64>, &str) {
+    (route.created.is_none(), route.created, &route.name)
+}
+
+fn namespace(name: &str) -> Option<&str> {
+    name.split_once('/').map(|(namespace, _)| namespace)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,75 @@
 //! How good: each scorer gives every candidate 0..=1, or says that it has no measure.
+//!
+//! A candidate without a measure counts as the mean of the measured ones (0.5 where there are
+//! none), so a missing measure is neither best nor worst. To add a scorer: one file in `scorers/`,
+//! and one line in the list below.
+
+mod gpu_usage;
+mod least_latency;
+mod least_request;
+mod prefix_cache;
+mod random;
+
+use std::fmt::Debug;
+
+use rand::RngCore;
+use serde_json::Value;
+
+use crate::candidate::{Candidate, Demand};
+use crate::profile::ArgsError;
+
+pub use prefix_cache::PrefixCache;
+
+/// Gives scores. Its fields are its arguments; it has no other state.
+pub(crate) trait Scorer: Debug + Send + Sync {
+    /// Writes a score of 0..=1 for each candidate into the same place of `scores`, which holds
+    /// `None` everywhere. A scorer sees all candidates at once, so that it can compare them; their
+    /// order must not matter.
+    fn score(&self, demand: Demand, candidates: &[Candidate<'_>], rng: &mut dyn RngCore, scores: &mut [Option<f32>]);
+
+    /// What is wrong with the arguments, if anything.
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+macro_rules! scorers {
+    ($($name:literal => $scorer:ty,)*) => {
+        /// The names that a configuration may list under `Score`.
+        pub const NAMES: &[&str] = &[$($name),*];
+
+        /// The scorer of that name, from its arguments (absent: the defaults).
+        pub(crate) fn build(name: &str, args: Option<&Value>) -> Option<Result<Box<dyn Scorer>, ArgsError>> {
+            match name {
+                $($name => Some(crate::profile::args::<$scorer>(args).and_then(|scorer| {
+                    scorer.check().map_err(ArgsError::Value)?;
+                    Ok(Box::new(scorer) as Box<dyn Scorer>)
+                })),)*
+                _ => None,
+            }
+        }
+    };
+}
+
+scorers! {
+    "least-request" => least_request::LeastRequest,
+    "least-latency" => least_latency::LeastLatency,
+    "gpu-usage" => gpu_usage::GpuUsage,
+    "prefix-cache" => prefix_cache::PrefixCache,
+    "random" => random::Random,
+}
+
+const _: () = assert!(NAMES.len() <= crate::decision::Scores::CAPACITY, "a report has no room for a score of each");
+
+/// Makes what a scorer wrote safe: inside 0..=1, and `None` instead of NaN.
+pub(crate) fn tame(scores: &mut [Option<f32>]) {
+    for score in scores {
+        *score = score.filter(|value| !value.is_nan()).map(|value| value.clamp(0.0, 1.0));
+    }
+}
+
+/// What stands in for a missing measure.
+pub(crate) fn stand_in(scores: &[Option<f32>]) -> f32 {
+    let (sum, measured) = scores.iter().flatten().fold((0.0, 0_u32), |(sum, count), score| (sum + score, count + 1));
+    if measured == 0 { 0.5 } else { sum / measured as f32 }
+}

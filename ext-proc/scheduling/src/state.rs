@@ -1,14 +1,16 @@
 //! The mutable side: events in, snapshots out.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use crate::endpoint::{EngineKind, Gauges};
+use crate::endpoint::{Endpoint, EngineKind, Gauges, Slot};
+use crate::load::Load;
 use crate::moment::Moment;
 use crate::prefix::PrefixIndex;
-use crate::routing::{ModelRoute, ModelServer};
-use crate::snapshot::{PoolName, Snapshot};
+use crate::routing::{ModelRoute, ModelServer, Routing};
+use crate::snapshot::{Pool, PoolName, Snapshot};
 
 /// A fact that can change a decision. The whole list of them.
 #[derive(Clone, Debug)]
@@ -70,19 +72,44 @@ pub struct DeclaredEndpoint {
 #[derive(Debug)]
 pub struct State {
     snapshot: Arc<Snapshot>,
+    endpoints: BTreeMap<SocketAddr, Known>,
+    /// The loads of endpoints that have left and still have requests in flight: one that comes back
+    /// takes its load up again.
+    departed: BTreeMap<SocketAddr, Weak<Load>>,
+    /// Slots that were given and are free again.
+    free_slots: Vec<Slot>,
+    slots: u32,
+}
+
+/// An endpoint, and the pools that it is in.
+#[derive(Debug)]
+struct Known {
+    endpoint: Arc<Endpoint>,
+    pools: Vec<PoolName>,
 }
 
 impl State {
     /// A fleet of which nothing is known yet.
     #[must_use]
     pub fn new(prefixes: Arc<PrefixIndex>) -> Self {
-        Self { snapshot: Arc::new(Snapshot { prefixes, ..Snapshot::default() }) }
+        Self {
+            snapshot: Arc::new(Snapshot { prefixes, ..Snapshot::default() }),
+            endpoints: BTreeMap::new(),
+            departed: BTreeMap::new(),
+            free_slots: Vec::new(),
+            slots: 0,
+        }
     }
 
     /// Takes in one fact. Returns whether the snapshot changed.
-    pub fn apply(&mut self, now: Moment, event: Event) -> bool {
-        let _ = (now, event);
-        false
+    pub fn apply(&mut self, _now: Moment, event: Event) -> bool {
+        match event {
+            Event::Declared(declared) => self.declare(declared),
+            Event::Scraped { address, gauges } => return self.scraped(address, gauges),
+            // The gauges stay and age: a failed scrape says nothing about the load.
+            Event::ScrapeFailed { .. } => return false,
+        }
+        true
     }
 
     /// The fleet at this moment.
@@ -90,4 +117,111 @@ impl State {
     pub fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshot)
     }
+
+    fn declare(&mut self, declared: Declared) {
+        let mut servers: Vec<_> = declared.model_servers.into_iter().map(Arc::new).collect();
+        servers.sort_by(|one, other| one.name.cmp(&other.name));
+        let routes: Vec<_> = declared.model_routes.into_iter().map(Arc::new).collect();
+
+        let mut before = std::mem::take(&mut self.endpoints);
+        let mut pools = BTreeMap::new();
+        for pool in declared.pools {
+            let mut endpoints = Vec::with_capacity(pool.endpoints.len());
+            for declared in pool.endpoints {
+                let known = match self.endpoints.entry(declared.address) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(vacant) => {
+                        let endpoint = match before.remove(&declared.address) {
+                            Some(known) => renew(&known.endpoint, declared, &servers, &self.snapshot.prefixes),
+                            None => {
+                                let load = self.departed.remove(&declared.address).and_then(|load| load.upgrade());
+                                let slot = self.free_slots.pop().unwrap_or_else(|| {
+                                    self.slots += 1;
+                                    Slot(self.slots - 1)
+                                });
+                                // Again: a request of the slot's last owner may have been learned late.
+                                self.snapshot.prefixes.forget(slot);
+                                Arc::new(newcomer(declared, slot, load.unwrap_or_default(), &servers))
+                            }
+                        };
+                        vacant.insert(Known { endpoint, pools: Vec::new() })
+                    }
+                };
+                if !known.pools.contains(&pool.name) {
+                    known.pools.push(pool.name.clone());
+                    endpoints.push(Arc::clone(&known.endpoint));
+                }
+            }
+            endpoints.sort_by_key(|endpoint| endpoint.address);
+            let routing = Arc::new(Routing::of_pool(&pool.name.namespace, &endpoints, &servers, &routes));
+            pools
+                .insert(pool.name.clone(), Arc::new(Pool { name: pool.name, picker: pool.picker, endpoints, routing }));
+        }
+        self.departed.retain(|_, load| load.strong_count() > 0);
+        for (address, Known { endpoint, .. }) in before {
+            self.snapshot.prefixes.forget(endpoint.slot);
+            self.free_slots.push(endpoint.slot);
+            if endpoint.load.requests() > 0 {
+                self.departed.insert(address, Arc::downgrade(&endpoint.load));
+            }
+        }
+        self.snapshot = Arc::new(Snapshot {
+            generation: self.snapshot.generation + 1,
+            known: true,
+            pools,
+            prefixes: Arc::clone(&self.snapshot.prefixes),
+        });
+    }
+
+    fn scraped(&mut self, address: SocketAddr, gauges: Gauges) -> bool {
+        let Some(known) = self.endpoints.get_mut(&address) else { return false };
+        if known.endpoint.gauges.as_ref().is_some_and(|before| before.read_at > gauges.read_at) {
+            return false;
+        }
+        known.endpoint = Arc::new(Endpoint { gauges: Some(Arc::new(gauges)), ..Endpoint::clone(&known.endpoint) });
+        let mut snapshot = Snapshot::clone(&self.snapshot);
+        for name in &known.pools {
+            let Some(pool) = snapshot.pools.get_mut(name) else { continue };
+            let pool = Arc::make_mut(pool);
+            if let Ok(index) = pool.endpoints.binary_search_by_key(&address, |endpoint| endpoint.address)
+                && let Some(endpoint) = pool.endpoints.get_mut(index)
+            {
+                *endpoint = Arc::clone(&known.endpoint);
+            }
+        }
+        self.snapshot = Arc::new(snapshot);
+        true
+    }
 }
+
+fn newcomer(declared: DeclaredEndpoint, slot: Slot, load: Arc<Load>, servers: &[Arc<ModelServer>]) -> Endpoint {
+    let DeclaredEndpoint { address, name, labels, ready, engine } = declared;
+    let mut endpoint = Endpoint { address, slot, name, labels, ready, engine, gauges: None, load };
+    if let Some(server) = servers.iter().find(|server| server.selects(&endpoint)) {
+        endpoint.engine = server.engine;
+    }
+    endpoint
+}
+
+/// The endpoint as it is declared now. Another pod at the address starts anew, except for what is in
+/// flight there: streams to the old one end soon, and until then they are somebody's load.
+fn renew(
+    before: &Arc<Endpoint>,
+    declared: DeclaredEndpoint,
+    servers: &[Arc<ModelServer>],
+    prefixes: &PrefixIndex,
+) -> Arc<Endpoint> {
+    let mut endpoint = newcomer(declared, before.slot, Arc::clone(&before.load), servers);
+    if endpoint.name != before.name || endpoint.labels != before.labels {
+        prefixes.forget(before.slot);
+        return Arc::new(endpoint);
+    }
+    if endpoint.ready == before.ready && endpoint.engine == before.engine {
+        return Arc::clone(before);
+    }
+    endpoint.gauges.clone_from(&before.gauges);
+    Arc::new(endpoint)
+}
+
+#[cfg(test)]
+mod tests;

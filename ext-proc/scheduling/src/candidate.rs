@@ -1,0 +1,155 @@
+//! One endpoint as the scorers see it: the exact local count joined with the engine's own gauges.
+//!
+//! ```text
+//! others = max(0, running + waiting − in_flight_then) · freshness
+//! busy   = in_flight + others + (WAITING_WEIGHT − 1) · min(waiting · freshness, in_flight + others)
+//! ```
+//!
+//! `in_flight` is live and exact but knows only this picker; the gauges know everybody's requests
+//! but are as old as the last scrape. Counting both would count our own requests twice, so a scrape
+//! carries our count at its moment and only the rest is taken for others' work. What a scrape said
+//! fades with its age: after a failed scrape an endpoint is neither busy nor idle for ever.
+
+use std::time::Duration;
+
+use crate::endpoint::{Endpoint, Gauges};
+use crate::moment::Moment;
+
+/// Up to this age a scrape is taken at its word.
+const FRESH: Duration = Duration::from_secs(2);
+/// From this age on a scrape says nothing any more.
+const STALE: Duration = Duration::from_secs(10);
+/// A request in the engine's queue is so many times a request in its batch: an engine batches what
+/// it runs, so only a queue tells that it cannot keep up.
+const WAITING_WEIGHT: f32 = 4.0;
+
+/// One endpoint that the filters left.
+#[derive(Clone, Debug)]
+pub(crate) struct Candidate<'a> {
+    pub(crate) endpoint: &'a Endpoint,
+    /// The gauges, unless there are none or they are stale.
+    pub(crate) gauges: Option<&'a Gauges>,
+    /// This picker's requests in flight.
+    pub(crate) in_flight: u32,
+    /// Everybody's requests, queued ones weighing more; see the module's formula.
+    pub(crate) busy: f32,
+    /// Prompt tokens in flight that the endpoint has to compute.
+    pub(crate) uncached_tokens: u64,
+    /// Leading blocks of the prompt that the endpoint probably holds.
+    pub(crate) matched_blocks: u32,
+}
+
+impl<'a> Candidate<'a> {
+    pub(crate) fn new(endpoint: &'a Endpoint, now: Moment, matched_blocks: u32) -> Self {
+        let in_flight = endpoint.load.requests();
+        let gauges = current_gauges(endpoint, now);
+        let mut busy = in_flight as f32;
+        if let Some(gauges) = gauges {
+            let fresh = freshness(now.since(gauges.read_at));
+            let reported = gauges.running.saturating_add(gauges.waiting);
+            busy += reported.saturating_sub(gauges.in_flight_then) as f32 * fresh;
+            busy += (WAITING_WEIGHT - 1.0) * (gauges.waiting as f32 * fresh).min(busy);
+        }
+        let uncached_tokens = endpoint.load.uncached_tokens();
+        Self { endpoint, gauges, in_flight, busy, uncached_tokens, matched_blocks }
+    }
+}
+
+/// The endpoint's gauges, unless they are too old to say anything.
+pub(crate) fn current_gauges(endpoint: &Endpoint, now: Moment) -> Option<&Gauges> {
+    endpoint.gauges.as_deref().filter(|gauges| now.since(gauges.read_at) < STALE)
+}
+
+fn freshness(age: Duration) -> f32 {
+    let left = STALE.saturating_sub(age).as_secs_f32() / (STALE - FRESH).as_secs_f32();
+    left.min(1.0)
+}
+
+/// What a request asks of every endpoint.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Demand {
+    /// Blocks of the prompt that were hashed.
+    pub(crate) blocks: u32,
+    /// Bytes in a block.
+    pub(crate) block_bytes: usize,
+    /// Bytes of the whole prompt.
+    pub(crate) prompt_bytes: usize,
+}
+
+impl Demand {
+    /// Estimated prompt tokens in the first `matched` blocks.
+    pub(crate) fn cached_tokens(&self, matched: u32) -> u32 {
+        tokens(self.cached_bytes(matched))
+    }
+
+    /// Estimated prompt tokens after the first `matched` blocks. What was not hashed counts as not
+    /// cached: nothing is known of it.
+    pub(crate) fn uncached_tokens(&self, matched: u32) -> u32 {
+        tokens(self.prompt_bytes - self.cached_bytes(matched))
+    }
+
+    fn cached_bytes(&self, matched: u32) -> usize {
+        (matched as usize).saturating_mul(self.block_bytes).min(self.prompt_bytes)
+    }
+}
+
+/// Four bytes a token, rounded up, as [`crate::Prompt::estimated_tokens`].
+fn tokens(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(4)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::endpoint::{EngineKind, Slot};
+    use crate::load::Load;
+
+    fn endpoint(gauges: Gauges) -> Endpoint {
+        Endpoint {
+            address: "10.0.0.1:8000".parse().unwrap(),
+            slot: Slot(0),
+            name: "default/a".into(),
+            labels: Arc::default(),
+            ready: true,
+            engine: EngineKind::Vllm,
+            gauges: Some(Arc::new(gauges)),
+            load: Arc::new(Load::default()),
+        }
+    }
+
+    fn busy(endpoint: &Endpoint, seconds: u64) -> f32 {
+        Candidate::new(endpoint, Moment::after(Duration::from_secs(seconds)), 0).busy
+    }
+
+    #[test]
+    fn our_own_requests_are_not_counted_twice() {
+        let endpoint = endpoint(Gauges { running: 5, in_flight_then: 3, ..Gauges::default() });
+        let _own: Vec<_> = (0..3).map(|_| endpoint.load.begin(0)).collect();
+        assert_eq!(busy(&endpoint, 0), 5.0);
+    }
+
+    #[test]
+    fn a_request_that_has_ended_since_the_scrape_no_longer_counts() {
+        let endpoint = endpoint(Gauges { running: 2, waiting: 2, in_flight_then: 4, ..Gauges::default() });
+        assert_eq!(busy(&endpoint, 0), 0.0);
+    }
+
+    #[test]
+    fn waiting_weighs_more_than_running() {
+        let running = endpoint(Gauges { running: 2, ..Gauges::default() });
+        let waiting = endpoint(Gauges { running: 1, waiting: 1, ..Gauges::default() });
+        assert!(busy(&waiting, 0) > busy(&running, 0));
+    }
+
+    #[test]
+    fn what_a_scrape_said_fades_and_is_forgotten() {
+        let endpoint = endpoint(Gauges { running: 8, ..Gauges::default() });
+        assert_eq!(busy(&endpoint, 2), 8.0);
+        assert_eq!(busy(&endpoint, 6), 4.0);
+        assert_eq!(busy(&endpoint, 10), 0.0);
+        let late = Moment::after(STALE);
+        assert!(Candidate::new(&endpoint, late, 0).gauges.is_none());
+    }
+}

@@ -1,0 +1,204 @@
+//! From a configuration's value to a [`Profile`], keeping the path for errors.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use crate::filters::{self, Filter};
+use crate::profile::{ArgsError, Profile, ProfileError};
+use crate::scorers::{self, Scorer};
+
+/// The chart's filters and scorers.
+const DEFAULT_FILTERS: &[&str] = &["least-request"];
+const DEFAULT_SCORERS: &[&str] = &["least-request", "gpu-usage", "least-latency", "prefix-cache"];
+/// Kthena's plugins that this picker knows by name only: their arguments are accepted, so that the
+/// chart's own configuration loads.
+const NAMES_ONLY: &[&str] = &["kvcache-aware"];
+/// Weights beyond this would only cost precision.
+const LARGEST_WEIGHT: f64 = 1e6;
+
+/// A name, its weight, and where it stands.
+type Enabled = (String, f32, String);
+/// Arguments by plugin, and where they stand.
+type Args<'a> = BTreeMap<String, (&'a Value, String)>;
+
+pub(super) fn profile(value: &Value) -> Result<Profile, ProfileError> {
+    let root = object(value, "configuration", &["scheduler", "auth"])?;
+    let scheduler = object(get(root, "scheduler"), "scheduler", &["pluginConfig", "plugins"])?;
+    let plugins = object(get(scheduler, "plugins"), "scheduler.plugins", &["Filter", "Score"])?;
+    let mut notes = Vec::new();
+    if !get(root, "auth").is_null() {
+        notes.push("auth is ignored: the gateway authenticates".to_owned());
+    }
+    let args = plugin_config(get(scheduler, "pluginConfig"), &mut notes)?;
+
+    let mut profile = Profile { filters: Vec::new(), scorers: Vec::new(), prefix_cache: None, notes };
+    for (name, _, path) in enabled(get(plugins, "Filter"), "Filter", DEFAULT_FILTERS)? {
+        profile.filters.push(filter(&name, &path, &args)?);
+    }
+    for (name, weight, path) in scorers_of(get(plugins, "Score"), &mut profile.notes)? {
+        let (name, scorer) = scorer(&name, &path, &args)?;
+        profile.scorers.push((name, weight, scorer));
+        if name == "prefix-cache" {
+            let (args, path) = args_of(&args, name);
+            profile.prefix_cache = Some(super::args(args).map_err(|error| in_args(error, path))?);
+        }
+    }
+    Ok(profile)
+}
+
+/// The listed scorers, without `random` where it is not alone.
+fn scorers_of(value: &Value, notes: &mut Vec<String>) -> Result<Vec<Enabled>, ProfileError> {
+    let mut scorers = enabled(value, "Score", DEFAULT_SCORERS)?;
+    if scorers.len() > 1 && scorers.iter().any(|(name, ..)| name == "random") {
+        scorers.retain(|(name, ..)| name != "random");
+        notes.push("the score plugin random is ignored beside others".to_owned());
+    }
+    Ok(scorers)
+}
+
+fn plugin_config<'a>(value: &'a Value, notes: &mut Vec<String>) -> Result<Args<'a>, ProfileError> {
+    let mut args = Args::new();
+    for (index, entry) in list(value, "scheduler.pluginConfig")?.iter().enumerate() {
+        let path = format!("scheduler.pluginConfig[{index}]");
+        let entry = object(entry, &path, &["name", "args"])?;
+        let name = string(get(entry, "name"), &format!("{path}.name"))?;
+        let path = format!("{path}.args");
+        if NAMES_ONLY.contains(&name) {
+            notes.push(format!("the arguments of {name} are ignored: this release does not have it"));
+            continue;
+        }
+        let given = get(entry, "args");
+        // Built here too, so that arguments of a plugin that is not enabled are checked as well.
+        let built = filters::build(name, Some(given)).map(|it| it.map(drop));
+        match built.or_else(|| scorers::build(name, Some(given)).map(|it| it.map(drop))) {
+            Some(built) => built.map_err(|error| in_args(error, &path))?,
+            None => return Err(unknown_plugin("filter or score", name, path.replace(".args", ".name"))),
+        }
+        if args.insert(name.to_owned(), (given, path.clone())).is_some() {
+            return Err(invalid(&path, format!("`{name}` is configured twice")));
+        }
+    }
+    Ok(args)
+}
+
+/// What a section enables; the defaults when there is no section.
+fn enabled(value: &Value, section: &str, defaults: &[&str]) -> Result<Vec<Enabled>, ProfileError> {
+    let path = format!("scheduler.plugins.{section}");
+    let value = object(value, &path, &["enabled", "disabled"])?;
+    let path = format!("{path}.enabled");
+    if !value.is_some_and(|section| section.contains_key("enabled")) {
+        return Ok(defaults.iter().map(|name| ((*name).to_owned(), 1.0, path.clone())).collect());
+    }
+    let mut all: Vec<Enabled> = Vec::new();
+    for (index, entry) in list(get(value, "enabled"), &path)?.iter().enumerate() {
+        let path = format!("{path}[{index}]");
+        let (name, weight) = if section == "Filter" {
+            (string(entry, &path)?, 1.0)
+        } else {
+            let entry = object(entry, &path, &["name", "weight"])?;
+            (string(get(entry, "name"), &format!("{path}.name"))?, weight(entry, &format!("{path}.weight"))?)
+        };
+        if all.iter().any(|(other, ..)| other == name) {
+            return Err(invalid(&path, format!("`{name}` is listed twice")));
+        }
+        all.push((name.to_owned(), weight, path));
+    }
+    Ok(all)
+}
+
+fn weight(entry: Option<&Map<String, Value>>, path: &str) -> Result<f32, ProfileError> {
+    let Some(weight) = entry.and_then(|entry| entry.get("weight")) else { return Ok(1.0) };
+    let allowed = |weight: &f64| (0.0..=LARGEST_WEIGHT).contains(weight);
+    let weight = weight.as_f64().filter(allowed).map(|weight| weight as f32);
+    weight.ok_or_else(|| invalid(path, format!("must be a number within 0..={LARGEST_WEIGHT}")))
+}
+
+fn filter(name: &str, path: &str, args: &Args<'_>) -> Result<(&'static str, Box<dyn Filter>), ProfileError> {
+    let known = filters::NAMES.iter().find(|known| **known == name);
+    let (given, args_path) = args_of(args, name);
+    match known.zip(filters::build(name, given)) {
+        Some((name, filter)) => Ok((name, filter.map_err(|error| in_args(error, args_path))?)),
+        None => Err(unknown_plugin("filter", name, path.to_owned())),
+    }
+}
+
+fn scorer(name: &str, path: &str, args: &Args<'_>) -> Result<(&'static str, Box<dyn Scorer>), ProfileError> {
+    let known = scorers::NAMES.iter().find(|known| **known == name);
+    let (given, args_path) = if filters::NAMES.contains(&name) { (None, "") } else { args_of(args, name) };
+    match known.zip(scorers::build(name, given)) {
+        Some((name, scorer)) => Ok((name, scorer.map_err(|error| in_args(error, args_path))?)),
+        None if NAMES_ONLY.contains(&name) => {
+            Err(invalid(path, format!("this release does not have `{name}`: remove it from `enabled`")))
+        }
+        None => Err(unknown_plugin("score", name, path.to_owned())),
+    }
+}
+
+fn args_of<'a>(args: &'a Args<'_>, name: &str) -> (Option<&'a Value>, &'a str) {
+    args.get(name).map_or((None, ""), |(args, path)| (Some(args), path))
+}
+
+fn in_args(error: ArgsError, path: &str) -> ProfileError {
+    match error {
+        ArgsError::Value(problem) => invalid(path, problem),
+        ArgsError::Key { key, known } => unknown_key(key, path, known.iter().map(String::as_str)),
+    }
+}
+
+/// The object there; `None` when there is none. Keys must be among `known`.
+fn object<'a>(value: &'a Value, path: &str, known: &[&str]) -> Result<Option<&'a Map<String, Value>>, ProfileError> {
+    let object = match value {
+        Value::Null => return Ok(None),
+        Value::Object(object) => object,
+        _ => return Err(invalid(path, "must be an object".to_owned())),
+    };
+    match object.keys().find(|key| !known.contains(&key.as_str())) {
+        Some(key) => Err(unknown_key(key.clone(), path, known.iter().copied())),
+        None => Ok(Some(object)),
+    }
+}
+
+fn get<'a>(object: Option<&'a Map<String, Value>>, key: &str) -> &'a Value {
+    object.and_then(|object| object.get(key)).unwrap_or(&Value::Null)
+}
+
+fn list<'a>(value: &'a Value, path: &str) -> Result<&'a [Value], ProfileError> {
+    match value {
+        Value::Null => Ok(&[]),
+        Value::Array(list) => Ok(list),
+        _ => Err(invalid(path, "must be a list".to_owned())),
+    }
+}
+
+fn string<'a>(value: &'a Value, path: &str) -> Result<&'a str, ProfileError> {
+    value.as_str().ok_or_else(|| invalid(path, "must be a plugin's name".to_owned()))
+}
+
+fn invalid(path: &str, problem: String) -> ProfileError {
+    ProfileError::Invalid { path: path.to_owned(), problem }
+}
+
+fn unknown_plugin(kind: &'static str, name: &str, path: String) -> ProfileError {
+    let names = match kind {
+        "filter" => filters::NAMES.to_vec(),
+        "score" => scorers::NAMES.to_vec(),
+        _ => [filters::NAMES, scorers::NAMES].concat(),
+    };
+    ProfileError::UnknownPlugin { path, kind, name: name.to_owned(), did_you_mean: nearest(name, names.into_iter()) }
+}
+
+fn unknown_key<'a>(key: String, path: &str, known: impl Iterator<Item = &'a str>) -> ProfileError {
+    let did_you_mean = nearest(&key, known);
+    ProfileError::UnknownKey { path: path.to_owned(), key, did_you_mean }
+}
+
+/// The known name nearest to what was written, if it is near at all. Case does not count as distance.
+fn nearest<'a>(written: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
+    let written = written.to_lowercase();
+    known
+        .map(|name| (strsim::jaro_winkler(&written, &name.to_lowercase()), name))
+        .filter(|(likeness, _)| *likeness > 0.8)
+        .max_by(|(one, _), (other, _)| one.total_cmp(other))
+        .map(|(_, name)| name.to_owned())
+}
