@@ -89,3 +89,6 @@ filters! {
     "least-request" => least_request::LeastRequest,
     "lora-affinity" => lora_affinity::LoraAffinity,
 }
+
+#[cfg(test)]
+mod tests;

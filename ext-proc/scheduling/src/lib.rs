@@ -14,6 +14,8 @@ mod candidate;
 pub mod decision;
 pub mod endpoint;
 pub mod filters;
+#[cfg(test)]
+mod fixtures;
 pub mod load;
 pub mod moment;
 pub mod pickers;

@@ -137,7 +137,8 @@ pub(crate) enum ArgsError {
 pub(crate) fn args<T: Default + DeserializeOwned + Serialize>(args: Option<&Value>) -> Result<T, ArgsError> {
     let Some(args) = args.filter(|args| !args.is_null()) else { return Ok(T::default()) };
     let wrong = |error: serde_json::Error| ArgsError::Value(error.to_string());
-    if let (Value::Object(known), Value::Object(given)) = (serde_json::to_value(T::default()).map_err(wrong)?, args)
+    let Value::Object(given) = args else { return Err(ArgsError::Value("must be an object".to_owned())) };
+    if let Value::Object(known) = serde_json::to_value(T::default()).map_err(wrong)?
         && let Some(key) = given.keys().find(|key| !known.contains_key(*key))
     {
         return Err(ArgsError::Key { key: key.clone(), known: known.keys().cloned().collect() });

@@ -73,3 +73,6 @@ pub(crate) fn stand_in(scores: &[Option<f32>]) -> f32 {
     let (sum, measured) = scores.iter().flatten().fold((0.0, 0_u32), |(sum, count), score| (sum + score, count + 1));
     if measured == 0 { 0.5 } else { sum / measured as f32 }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,133 @@
+use super::*;
+use crate::Gauges;
+use crate::fixtures::{Scene, address, declared, pool_of, seconds, server, text};
 
+fn one_pool(endpoints: Vec<DeclaredEndpoint>) -> Declared {
+    Declared { pools: vec![pool_of("pool", endpoints)], ..Declared::default() }
+}
+
+fn apply(scene: &mut Scene, declared: Declared) {
+    assert!(scene.state.apply(scene.now, Event::Declared(declared)));
+}
+
+#[test]
+fn an_endpoint_keeps_load_gauges_and_slot_over_declared_states() {
+    let mut scene = Scene::of(one_pool(vec![declared(1, &[]), declared(2, &[])]));
+    scene.scrape(2, Gauges { running: 3, ..Gauges::default() });
+    let before = Arc::clone(&scene.pool().endpoints[1]);
+    let mut unready = declared(2, &[]);
+    unready.ready = false;
+    apply(&mut scene, one_pool(vec![unready, declared(0, &[])]));
+    let after = Arc::clone(&scene.pool().endpoints[1]);
+    assert!(Arc::ptr_eq(&before.load, &after.load));
+    assert_eq!((before.slot, &before.gauges, after.ready), (after.slot, &after.gauges, false));
+    apply(&mut scene, one_pool(vec![declared(2, &[])]));
+    assert_eq!(scene.snapshot().generation, 3);
+}
+
+#[test]
+fn one_engine_in_two_pools_is_one_load_and_a_scrape_reaches_both() {
+    let pools =
+        vec![pool_of("pool", vec![declared(1, &[])]), pool_of("twin", vec![declared(1, &[]), declared(2, &[])])];
+    let mut scene = Scene::of(Declared { pools, ..Declared::default() });
+    scene.scrape(1, Gauges { waiting: 2, ..Gauges::default() });
+    let snapshot = scene.snapshot();
+    let endpoints: Vec<_> = snapshot.pools.values().map(|pool| &pool.endpoints[0]).collect();
+    assert!(Arc::ptr_eq(endpoints[0], endpoints[1]));
+    assert_eq!(endpoints[0].gauges.as_ref().unwrap().waiting, 2);
+}
+
+#[test]
+fn another_pod_at_the_address_starts_anew_but_is_counted_once() {
+    let mut scene = Scene::equal(1);
+    scene.scrape(0, Gauges { running: 3, ..Gauges::default() });
+    let decision = scene.ask(&text("x", 640)).unwrap();
+    scene.learn(&decision);
+    let in_flight = decision.endpoint().unwrap().load.begin(1);
+    let mut other = declared(0, &[]);
+    other.name = "default/successor".into();
+    apply(&mut scene, one_pool(vec![other]));
+    let endpoint = Arc::clone(&scene.pool().endpoints[0]);
+    assert_eq!((endpoint.gauges.is_none(), endpoint.load.requests()), (true, 1));
+    assert!(scene.snapshot().prefixes.is_empty());
+    drop(in_flight);
+    assert_eq!(endpoint.load.requests(), 0);
+}
+
+#[test]
+fn a_slot_is_given_again_only_without_traces() {
+    let mut scene = Scene::equal(1);
+    let decision = scene.ask(&text("x", 640)).unwrap();
+    scene.learn(&decision);
+    let slot = scene.pool().endpoints[0].slot;
+    apply(&mut scene, one_pool(Vec::new()));
+    assert!(scene.snapshot().prefixes.is_empty());
+    // A request of the endpoint that left ends late and is learned.
+    scene.learn(&decision);
+    apply(&mut scene, one_pool(vec![declared(9, &[])]));
+    assert_eq!(scene.pool().endpoints[0].slot, slot);
+    let again = scene.ask(&text("x", 640)).unwrap();
+    assert_eq!(again.report.candidates[0].matched_blocks, 0);
+}
+
+#[test]
+fn an_endpoint_that_comes_back_still_has_its_requests() {
+    let mut scene = Scene::equal(1);
+    let in_flight = scene.pool().endpoints[0].load.begin(5);
+    apply(&mut scene, one_pool(Vec::new()));
+    apply(&mut scene, one_pool(vec![declared(0, &[])]));
+    assert_eq!(scene.pool().endpoints[0].load.requests(), 1);
+    drop(in_flight);
+    assert_eq!(scene.pool().endpoints[0].load.requests(), 0);
+    assert!(scene.state.departed.is_empty());
+}
+
+#[test]
+fn a_failed_scrape_changes_nothing_and_unknown_or_older_readings_are_ignored() {
+    let mut scene = Scene::equal(1);
+    scene.now = seconds(5);
+    scene.scrape(0, Gauges { running: 1, ..Gauges::default() });
+    let before = scene.snapshot();
+    let late = Gauges { running: 9, read_at: seconds(4), ..Gauges::default() };
+    for event in [
+        Event::ScrapeFailed { address: address(0) },
+        Event::Scraped { address: address(0), gauges: late.clone() },
+        Event::Scraped { address: address(7), gauges: late },
+    ] {
+        assert!(!scene.state.apply(seconds(6), event));
+    }
+    assert!(Arc::ptr_eq(&before, &scene.snapshot()));
+}
+
+#[test]
+fn a_scrape_copies_only_the_pools_that_it_is_about() {
+    let pools = vec![pool_of("pool", vec![declared(1, &[])]), pool_of("other", vec![declared(2, &[])])];
+    let mut scene = Scene::of(Declared { pools, ..Declared::default() });
+    let before = scene.snapshot();
+    scene.scrape(1, Gauges::default());
+    let other = PoolName::new("default", "other");
+    assert!(Arc::ptr_eq(&before.pools[&other], &scene.snapshot().pools[&other]));
+    assert!(before.pools[&PoolName::new("default", "pool")].endpoints[0].gauges.is_none(), "a snapshot never changes");
+    assert!(Arc::ptr_eq(&before.pools[&PoolName::new("default", "pool")].routing, &scene.pool().routing));
+}
+
+#[test]
+fn the_engine_is_that_of_the_first_model_server_that_selects_the_pod() {
+    let mut sglang = server("a", &[("app", "x")]);
+    sglang.engine = EngineKind::Sglang;
+    let declared = Declared {
+        pools: vec![pool_of("pool", vec![declared(0, &[("app", "x")]), declared(1, &[])])],
+        model_servers: vec![server("b", &[]), sglang],
+        model_routes: Vec::new(),
+    };
+    let engines: Vec<_> = Scene::of(declared).pool().endpoints.iter().map(|endpoint| endpoint.engine).collect();
+    assert_eq!(engines, [EngineKind::Sglang, EngineKind::Vllm]);
+}
+
+#[test]
+fn nothing_is_known_before_the_first_declared_state() {
+    let mut state = State::new(Arc::default());
+    assert!(!state.snapshot().known);
+    assert!(state.apply(Moment::START, Event::Declared(Declared::default())));
+    assert!(state.snapshot().known);
+}
