@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use opentelemetry::trace::TraceId;
 use parking_lot::Mutex;
-use scheduling::{CandidateReport, Decision, PoolName, Refusal, Report};
+use scheduling::{Decision, PoolName, Refusal, Report};
 
 use crate::observer::BodyMode;
 
@@ -123,13 +123,7 @@ impl Recent {
 /// About how many bytes the entry keeps alive, not counting what the fleet shares with it.
 fn estimate(entry: &Remembered) -> usize {
     let report = entry.outcome.report();
-    let candidates = report.map_or(0, |report| {
-        report
-            .candidates
-            .iter()
-            .map(|candidate| size_of::<CandidateReport>() + candidate.scores.capacity() * size_of::<Option<f32>>())
-            .sum()
-    });
+    let candidates = report.map_or(0, |report| size_of_val(report.candidates.as_slice()));
     let blocks = match &entry.outcome {
         Outcome::Decided(decision) => size_of_val(&*decision.blocks),
         Outcome::Refused { .. } => 0,
