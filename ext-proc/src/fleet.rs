@@ -139,6 +139,24 @@ impl Fleet {
     }
 }
 
+/// The most blocks remembered for one endpoint: Kthena's default for `maxHashCacheSize`.
+const BLOCKS_PER_ENDPOINT: usize = 50_000;
+
+impl Fleet {
+    /// Remembers that the endpoint at `address` has served what was decided and now holds its prompt.
+    pub fn learn(&self, decision: &Decision, address: SocketAddr) {
+        if decision.blocks.is_empty() {
+            return;
+        }
+        let snapshot = self.snapshot.load();
+        let Some(pool) = snapshot.pools.get(&decision.report.pool) else { return };
+        let endpoint = pool.endpoints.binary_search_by_key(&address, |endpoint| endpoint.address);
+        if let Some(endpoint) = endpoint.ok().and_then(|index| pool.endpoints.get(index)) {
+            snapshot.prefixes.learn(endpoint.slot, &decision.blocks, BLOCKS_PER_ENDPOINT);
+        }
+    }
+}
+
 fn new_rng() -> Arc<Mutex<SmallRng>> {
     Arc::new(Mutex::new(SmallRng::from_os_rng()))
 }
@@ -165,6 +183,13 @@ pub struct Picked {
 }
 
 impl Picked {
+    /// Counts the request of a decision once more: the decision is the answer to a repetition of it.
+    #[must_use]
+    pub fn again(decision: Arc<Decision>) -> Option<Self> {
+        let in_flight = decision.endpoint()?.load.begin(decision.uncached_tokens);
+        Some(Self { decision, in_flight })
+    }
+
     /// The data plane says that `address` served: load moves there. What the endpoint now holds is
     /// learned with [`Fleet::learn`].
     pub fn served_by(&mut self, snapshot: &Snapshot, address: SocketAddr) {

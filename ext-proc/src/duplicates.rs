@@ -1,0 +1,144 @@
+//! Two streams about one request are one request: gateways that carry several picker filters, or
+//! one filter twice, ask twice. The second gets the first one's answer and is not counted again.
+//!
+//! One request means: same pool, same `x-request-id`, same path and body. A stream without an
+//! `x-request-id` is never a duplicate.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use foldhash::fast::RandomState;
+use parking_lot::Mutex;
+use scheduling::{Decision, PoolName, Refusal};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::fleet::Picked;
+
+/// A pick whose count lives until the last stream of the request has ended.
+pub type Shared = Arc<Mutex<Picked>>;
+
+/// Locks, so that requests which have nothing to do with each other seldom meet.
+const SHARDS: usize = 16;
+
+/// Entries looked at for expiry when one is added: more than one, so that the map shrinks.
+const SWEEP: usize = 4;
+
+/// Which request it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key(u64, u64);
+
+/// The requests of the last moments.
+#[derive(Debug)]
+pub struct Duplicates {
+    shards: Vec<Mutex<Shard>>,
+    hasher: RandomState,
+    body_seed: u64,
+    ttl: Duration,
+    shard_capacity: usize,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    entries: HashMap<Key, Entry, RandomState>,
+    order: VecDeque<(Instant, Key)>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    decision: Arc<Decision>,
+    picked: Weak<Mutex<Picked>>,
+    since: Instant,
+}
+
+impl Duplicates {
+    /// Remembers each request for `ttl` and as long as one of its streams lives; at most `capacity` of them.
+    #[must_use]
+    pub fn new(ttl: Duration, capacity: usize) -> Self {
+        let hasher = RandomState::default();
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            body_seed: hasher.hash_one("body"),
+            hasher,
+            ttl,
+            shard_capacity: capacity.div_ceil(SHARDS).max(1),
+        }
+    }
+
+    /// The request's key. Seeded by chance, so that nobody can make two requests look like one.
+    #[must_use]
+    pub fn key(&self, pool: &PoolName, request_id: &str, path: &str, body: &[u8]) -> Key {
+        let mut hasher = self.hasher.build_hasher();
+        (pool, request_id, path).hash(&mut hasher);
+        Key(hasher.finish(), xxh3_64_with_seed(body, self.body_seed))
+    }
+
+    /// Picks, unless the request was picked for already. Returns the pick and whether it is a repetition.
+    ///
+    /// # Errors
+    /// The refusal of `pick`. A refusal is not remembered.
+    pub fn once(
+        &self,
+        key: Key,
+        now: Instant,
+        pick: impl FnOnce() -> Result<Picked, Refusal>,
+    ) -> Result<(Shared, bool), Refusal> {
+        let Some(shard) = self.shard(key) else { return pick().map(|picked| (Arc::new(Mutex::new(picked)), false)) };
+        // Held while picking: two streams at the same instant must not both be the first.
+        let mut shard = shard.lock();
+        shard.sweep(now, self.ttl, self.shard_capacity);
+        if let Some(entry) = shard.entries.get_mut(&key) {
+            if let Some(picked) = entry.picked.upgrade() {
+                return Ok((picked, true));
+            }
+            let again = (now.saturating_duration_since(entry.since) < self.ttl)
+                .then(|| Picked::again(Arc::clone(&entry.decision)))
+                .flatten();
+            if let Some(picked) = again {
+                let picked = Arc::new(Mutex::new(picked));
+                entry.picked = Arc::downgrade(&picked);
+                return Ok((picked, true));
+            }
+        }
+        let picked = pick()?;
+        let decision = Arc::clone(&picked.decision);
+        let picked = Arc::new(Mutex::new(picked));
+        let entry = Entry { decision, picked: Arc::downgrade(&picked), since: now };
+        if shard.entries.insert(key, entry).is_none() {
+            shard.order.push_back((now, key));
+        }
+        Ok((picked, false))
+    }
+
+    /// Forgets a request whose answer failed: a retry deserves a new decision.
+    pub fn forget(&self, key: Key) {
+        if let Some(shard) = self.shard(key) {
+            // Its place in the order stays until it expires, and is then passed over.
+            shard.lock().entries.remove(&key);
+        }
+    }
+
+    fn shard(&self, key: Key) -> Option<&Mutex<Shard>> {
+        self.shards.get(usize::try_from(key.0).unwrap_or_default() % SHARDS)
+    }
+}
+
+impl Shard {
+    fn sweep(&mut self, now: Instant, ttl: Duration, capacity: usize) {
+        for _ in 0..SWEEP {
+            let full = self.order.len() >= capacity;
+            let Some((since, key)) = self.order.front().copied() else { return };
+            if !full && now.saturating_duration_since(since) < ttl {
+                return;
+            }
+            self.order.pop_front();
+            match self.entries.get(&key) {
+                Some(entry) if !full && entry.picked.strong_count() > 0 => self.order.push_back((now, key)),
+                _ => {
+                    self.entries.remove(&key);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! One exchange on its stream. A [`Stream`] over the inbound messages: no task, no channel.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use envoy_types::pb::envoy::config::core::v3::Metadata;
+use envoy_types::pb::envoy::service::ext_proc::v3::{ProcessingRequest, ProcessingResponse};
+use envoy_types::pb::google::protobuf::value::Kind;
+use futures_util::Stream;
+use http::uri::Authority;
+use rand::Rng;
+use scheduling::{Content, Decision, Headers, PoolName, Refusal, RefusalKind, Request, Subset};
+use tonic::{Code, Status, Streaming};
+
+use super::Shared;
+use super::answer::answer;
+use crate::duplicates::{self, Key};
+use crate::exchange::{Exchange, Input, Message, ProtocolError, Rules, Seen, Step};
+use crate::from_proto::{self, Heard, WireHeaders};
+use crate::observer::ExchangeObserver;
+use crate::{openai, pools, splice, to_proto};
+
+/// A stream that ends so soon after our last message was ended by that message: where Envoy ends
+/// early, it does so as soon as it was answered. One that lives longer lives with the HTTP request.
+const EARLY: Duration = Duration::from_millis(100);
+
+/// What a stream says about itself before its first message.
+pub(super) struct Hints {
+    pub(super) bound: Option<PoolName>,
+    pub(super) metadata: Option<String>,
+    pub(super) authority: Option<Authority>,
+    pub(super) lives_as_request: bool,
+}
+
+/// The answers of one exchange.
+pub struct ProcessStream {
+    shared: Arc<Shared>,
+    inbound: Streaming<ProcessingRequest>,
+    hints: Hints,
+    observer: ExchangeObserver,
+    exchange: Exchange,
+    steps: VecDeque<Step>,
+    deadline: Instant,
+    timer: Option<Pin<Box<tokio::time::Sleep>>>,
+    request: Option<RequestHead>,
+    served: Option<Answered>,
+    finished: bool,
+}
+
+/// What is kept of the request's headers message.
+struct RequestHead {
+    headers: WireHeaders,
+    id: String,
+    /// The client sent the id: two streams that carry it may be one request.
+    named: bool,
+    pool: Result<PoolName, RefusalKind>,
+    subset: Option<Subset>,
+}
+
+/// What is kept of a decision that was sent.
+struct Answered {
+    picked: duplicates::Shared,
+    decision: Arc<Decision>,
+    key: Option<Key>,
+    at: Instant,
+    last_sent: Instant,
+    learned: bool,
+    /// The response was complete with its headers, as far as the engine's work goes.
+    whole_response: bool,
+}
+
+impl std::fmt::Debug for ProcessStream {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("ProcessStream").field("exchange", &self.exchange).finish_non_exhaustive()
+    }
+}
+
+impl ProcessStream {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        inbound: Streaming<ProcessingRequest>,
+        rules: Rules,
+        hints: Hints,
+        observer: ExchangeObserver,
+    ) -> Self {
+        Self {
+            shared,
+            inbound,
+            hints,
+            observer,
+            exchange: Exchange::new(rules),
+            steps: VecDeque::new(),
+            deadline: Instant::now() + rules.deadline,
+            timer: None,
+            request: None,
+            served: None,
+            finished: false,
+        }
+    }
+
+    fn on(&mut self, mut message: ProcessingRequest) {
+        if message.observability_mode {
+            // Envoy ignores what we say, and forbids us to say it.
+            self.steps.push_back(Step::End);
+            return;
+        }
+        match from_proto::heard(&mut message) {
+            Ok(Heard::Nothing) => {}
+            Ok(Heard::Input { input, headers }) => {
+                match (&input, headers) {
+                    (Input::RequestHeaders { .. }, Some(headers)) if self.request.is_none() => {
+                        self.request_headers(headers, &message);
+                        self.exchange.on(input, &mut self.steps);
+                        if let Some(RequestHead { pool: Ok(pool), id, headers, .. }) = &self.request {
+                            self.observer.request(pool, id, headers, self.exchange.body_mode());
+                        }
+                        return;
+                    }
+                    (Input::ResponseHeaders { .. }, Some(headers)) => {
+                        self.response_headers(&headers, message.metadata_context.as_ref());
+                    }
+                    _ => {}
+                }
+                self.exchange.on(input, &mut self.steps);
+            }
+            Err(error) => self.steps.push_back(Step::Fail(error)),
+        }
+    }
+
+    fn request_headers(&mut self, headers: WireHeaders, message: &ProcessingRequest) {
+        let attribute = |name: &str| {
+            message.attributes.values().find_map(|filter| match &filter.fields.get(name)?.kind {
+                Some(Kind::StringValue(text)) => Some(text.as_str()),
+                _ => None,
+            })
+        };
+        let hints = pools::Hints {
+            bound: self.hints.bound.as_ref(),
+            metadata: self.hints.metadata.as_deref(),
+            attributes: [attribute("xds.cluster_name"), attribute("xds.route_name")],
+            authority: self.hints.authority.as_ref(),
+        };
+        let pool = pools::find(&self.shared.fleet.snapshot(), hints);
+        let given = headers.get("x-request-id").filter(|id| !id.is_empty()).map(str::to_owned);
+        let named = given.is_some();
+        let id = given.unwrap_or_else(|| format!("{:032x}", rand::rng().random::<u128>()));
+        let subset = from_proto::subset(message.metadata_context.as_ref());
+        self.request = Some(RequestHead { headers, id, named, pool, subset });
+    }
+
+    fn response_headers(&mut self, headers: &WireHeaders, metadata: Option<&Metadata>) {
+        let (status, served) = (headers.status(), from_proto::served(metadata));
+        self.observer.response(status, served);
+        let Some(answered) = &mut self.served else { return };
+        answered.whole_response = headers.get("content-length").is_some();
+        if let Some(address) = served {
+            answered.picked.lock().served_by(&self.shared.fleet.snapshot(), address);
+        }
+        let ok = status.is_none_or(|status| (200..300).contains(&status));
+        if let (true, false) = (ok, answered.learned) {
+            let picked = || answered.decision.endpoint().map(|endpoint| endpoint.address);
+            if let Some(address) = served.or_else(picked) {
+                self.shared.fleet.learn(&answered.decision, address);
+            }
+        }
+        // What failed taught nothing, and must not be learned at the end of the stream either.
+        answered.learned = true;
+        if let (Some(key), true) = (answered.key, status.is_some_and(|status| status >= 500)) {
+            self.shared.duplicates.forget(key);
+        }
+    }
+
+    fn pick(&mut self, seen: Seen) {
+        match self.decide(seen) {
+            Ok((answered, body)) => {
+                let Some(head) = &self.request else { return };
+                let answer = answer(&self.shared.settings, &answered.decision, &head.headers, &self.observer, body);
+                self.served = Some(answered);
+                self.exchange.answer(answer, &mut self.steps);
+                self.observer.answered();
+            }
+            Err(refusal) => self.refuse(&refusal),
+        }
+    }
+
+    /// The decision, and the new body if it changes.
+    fn decide(&mut self, seen: Seen) -> Result<(Answered, Option<Vec<u8>>), Refusal> {
+        let Some(head) = &self.request else {
+            return Err(RefusalKind::UnknownPool("the stream has no request headers".to_owned()).into());
+        };
+        let pool = head.pool.as_ref().map_err(|kind| Refusal::from(kind.clone()))?;
+        let body = self.exchange.body();
+        if matches!(seen, Seen::Whole | Seen::Beginning) {
+            self.observer.body_read(body.len());
+        }
+        let is_json = openai::is_json(head.headers.get("content-type"));
+        let (content, model) = match seen {
+            Seen::Absent => (Content::Absent, None),
+            Seen::Hidden => {
+                self.observer.body_hidden();
+                (Content::Hidden, None)
+            }
+            Seen::Whole | Seen::Beginning if !is_json => (Content::Hidden, None),
+            Seen::Whole | Seen::Beginning => match openai::parse(body) {
+                Ok(parsed) => (Content::Parsed(parsed.body), Some(parsed.model)),
+                // Cut off by Envoy's buffer limit: not the client's fault.
+                Err(RefusalKind::BadJson(_)) if seen == Seen::Beginning => {
+                    self.observer.body_hidden();
+                    (Content::Hidden, None)
+                }
+                Err(kind) => return Err(kind.into()),
+            },
+        };
+        let path = head.headers.get(":path").unwrap_or_default();
+        let path = path.split_once('?').map_or(path, |(path, _)| path);
+        let request = Request { id: &head.id, path, headers: &head.headers, content, subset: head.subset.as_ref() };
+
+        let shared = &self.shared;
+        let key = head.named.then(|| shared.duplicates.key(pool, &head.id, path, body));
+        let now = Instant::now();
+        let (picked, duplicate) = match key {
+            Some(key) => shared.duplicates.once(key, now, || shared.fleet.pick(pool, &request))?,
+            None => (Arc::new(parking_lot::Mutex::new(shared.fleet.pick(pool, &request)?)), false),
+        };
+        let decision = Arc::clone(&picked.lock().decision);
+        self.observer.decided(Ok(&decision), duplicate);
+        let new_body = match (&decision.rewrite_model, model, request.model()) {
+            (Some(new), Some(range), Some(old)) if **new != *old => splice::replace(body, range, new),
+            _ => None,
+        };
+        let answered =
+            Answered { picked, decision, key, at: now, last_sent: now, learned: false, whole_response: false };
+        Ok((answered, new_body))
+    }
+
+    fn refuse(&mut self, refusal: &Refusal) {
+        self.observer.decided(Err(refusal), false);
+        let refused = to_proto::refused(&refusal.kind);
+        let status = refused.status;
+        self.exchange.refuse(Message::Refusal(refused), &mut self.steps);
+        self.observer.refused(status);
+    }
+
+    fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        match Pin::new(&mut self.inbound).poll_next(context) {
+            Poll::Ready(Some(Ok(message))) => self.on(message),
+            Poll::Ready(Some(Err(status))) => self.broken(&status),
+            Poll::Ready(None) => self.exchange.on(Input::HalfClose, &mut self.steps),
+            Poll::Pending => {
+                if !(self.exchange.is_pending() || self.exchange.is_draining()) {
+                    self.timer = None;
+                    return Poll::Pending;
+                }
+                let deadline = self.deadline;
+                let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
+                ready!(timer.as_mut().poll(context));
+                self.timer = None;
+                self.exchange.on(Input::Deadline, &mut self.steps);
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// The inbound side ended with an error.
+    fn broken(&mut self, status: &Status) {
+        match status.code() {
+            // One message over tonic's limit, which is the body's cap and some: a body over the cap.
+            Code::OutOfRange | Code::ResourceExhausted if self.exchange.is_pending() => {
+                let cap = self.shared.settings.max_body_size;
+                self.steps.push_back(Step::Refuse(RefusalKind::TooLarge { cap }));
+            }
+            // Not protobuf.
+            Code::Internal => self.steps.push_back(Step::Fail(ProtocolError::Unreadable)),
+            // The data plane or its client went away.
+            _ => self.steps.push_back(Step::End),
+        }
+    }
+
+    /// Gives the load back, or to the holder; once, whatever ended the stream.
+    fn finish(&mut self) {
+        self.finished = true;
+        self.steps.clear();
+        let Some(answered) = self.served.take() else { return };
+        let Answered { picked, decision, key: _, at, last_sent, learned, whole_response } = answered;
+        if !learned && let Some(endpoint) = decision.endpoint() {
+            self.shared.fleet.learn(&decision, endpoint.address);
+        }
+        let may_be_early = self.exchange.may_end_early() && !self.hints.lives_as_request && !whole_response;
+        if may_be_early && last_sent.elapsed() < EARLY {
+            self.shared.holder.hold(picked, at, self.shared.fleet.now());
+            self.observer.held();
+        } else {
+            self.shared.holder.observe(&decision.report.pool, at.elapsed());
+        }
+    }
+}
+
+impl Stream for ProcessStream {
+    type Item = Result<ProcessingResponse, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            if this.finished {
+                return Poll::Ready(None);
+            }
+            match this.steps.pop_front() {
+                None => ready!(this.poll_message(context)),
+                Some(Step::Pick(seen)) => this.pick(seen),
+                Some(Step::Refuse(kind)) => this.refuse(&kind.into()),
+                Some(Step::Send(message)) => {
+                    let (response, rest) = to_proto::response(message);
+                    if let Some(rest) = rest {
+                        this.steps.push_front(Step::Send(rest));
+                    }
+                    if let Some(answered) = &mut this.served {
+                        answered.last_sent = Instant::now();
+                    }
+                    return Poll::Ready(Some(Ok(response)));
+                }
+                Some(Step::End) => this.finish(),
+                Some(Step::Fail(error)) => {
+                    let status = Status::from(error);
+                    this.observer.failed(&status);
+                    this.finish();
+                    return Poll::Ready(Some(Err(status)));
+                }
+            }
+        }
+    }
+}
+
+impl Drop for ProcessStream {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.finish();
+        }
+    }
+}
