@@ -5,7 +5,7 @@
 //! `x-request-id` is never a duplicate.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -69,9 +69,7 @@ impl Duplicates {
     /// The request's key. Seeded by chance, so that nobody can make two requests look like one.
     #[must_use]
     pub fn key(&self, pool: &PoolName, request_id: &str, path: &str, body: &[u8]) -> Key {
-        let mut hasher = self.hasher.build_hasher();
-        (pool, request_id, path).hash(&mut hasher);
-        Key(hasher.finish(), xxh3_64_with_seed(body, self.body_seed))
+        Key(self.hasher.hash_one((pool, request_id, path)), xxh3_64_with_seed(body, self.body_seed))
     }
 
     /// Picks, unless the request was picked for already. Returns the pick and whether it is a repetition.

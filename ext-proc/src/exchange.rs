@@ -9,8 +9,10 @@
 //! ```
 
 mod body;
+mod input;
 mod message;
 mod modes;
+mod step;
 #[cfg(test)]
 mod tests;
 
@@ -20,8 +22,10 @@ use std::time::Duration;
 use scheduling::RefusalKind;
 
 pub use body::{CHUNK_LIMIT, Chunks, Received};
+pub use input::{Input, ProtocolError};
 pub use message::{Answer, BodyChange, Message, Refused};
 pub use modes::{BodySend, Modes};
+pub use step::{Seen, Step};
 
 use crate::observer::BodyMode;
 
@@ -36,95 +40,6 @@ pub struct Rules {
     pub max_body_size: usize,
     /// How long the exchange may take to its answer.
     pub deadline: Duration,
-}
-
-/// What the data plane says, or the clock.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// The request's headers.
-    RequestHeaders {
-        /// No body follows.
-        end: bool,
-        /// The request's `content-length`.
-        content_length: Option<u64>,
-        /// `protocol_config`; `None` when the data plane sent none.
-        modes: Option<Modes>,
-    },
-    /// A piece of the request's body.
-    RequestBody {
-        /// The bytes.
-        bytes: Vec<u8>,
-        /// Nothing follows.
-        end: bool,
-    },
-    /// The request's trailers: its end.
-    RequestTrailers,
-    /// The response's headers.
-    ResponseHeaders {
-        /// No body follows.
-        end: bool,
-    },
-    /// A piece of the response's body.
-    ResponseBody {
-        /// The bytes.
-        bytes: Vec<u8>,
-        /// Nothing follows.
-        end: bool,
-    },
-    /// The response's trailers: its end.
-    ResponseTrailers,
-    /// The data plane sends nothing more.
-    HalfClose,
-    /// The exchange's time is over.
-    Deadline,
-}
-
-/// What to do next, in this order.
-#[derive(Debug)]
-pub enum Step {
-    /// Decide, then call [`Exchange::answer`] or [`Exchange::refuse`].
-    Pick(Seen),
-    /// Refuse for a cause that the protocol itself found, then call [`Exchange::refuse`].
-    Refuse(RefusalKind),
-    /// Send this.
-    Send(Message),
-    /// Finish the stream cleanly.
-    End,
-    /// Finish the stream with a status: the data plane broke the protocol.
-    Fail(ProtocolError),
-}
-
-/// How much of the request's body is there when it is time to decide.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seen {
-    /// The request has none.
-    Absent,
-    /// The data plane does not show it.
-    Hidden,
-    /// All of it: [`Exchange::body`].
-    Whole,
-    /// Perhaps only its beginning (`BUFFERED_PARTIAL` without end of stream).
-    Beginning,
-}
-
-/// Messages in an order that makes no sense.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ProtocolError {
-    /// Something came before the request's headers.
-    #[error("{0} came before the request headers; send the request headers first (request_header_mode: SEND)")]
-    BeforeHeaders(&'static str),
-    /// Something came twice that exists once.
-    #[error("{0} came twice in one stream; a stream is about one HTTP request")]
-    Twice(&'static str),
-    /// Something came after the end of its direction.
-    #[error("{0} came after the end of the message that it belongs to")]
-    AfterEnd(&'static str),
-    /// A body mode that this picker does not know.
-    #[error("body mode {0} is not supported; use NONE, BUFFERED, STREAMED or FULL_DUPLEX_STREAMED")]
-    UnknownMode(i32),
-    /// Bytes that are no message of the protocol.
-    #[error("a message on the stream is not an envoy.service.ext_proc.v3.ProcessingRequest")]
-    Unreadable,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
