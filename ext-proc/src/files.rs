@@ -88,14 +88,6 @@ pub struct Declarations {
     pub status: ArcSwap<ConfigStatus>,
 }
 
-/// What is told about readings.
-pub trait ConfigObserver: Send + Sync {
-    /// A new state was taken into use.
-    fn config_loaded(&self);
-    /// A state could not be used; once for each different error.
-    fn config_failed(&self);
-}
-
 /// Follows a directory.
 #[derive(Debug)]
 pub struct ConfigDir {
@@ -132,7 +124,8 @@ impl ConfigDir {
         Arc::clone(&self.declarations)
     }
 
-    /// Reads the directory now and then whenever it changes, for ever.
+    /// Reads the directory now and then whenever it changes, for ever. `failed` is called once for
+    /// each different error.
     ///
     /// # Errors
     /// Never by itself; the reading thread was cancelled, which means that the process ends.
@@ -140,13 +133,13 @@ impl ConfigDir {
         mut self,
         fleet: Arc<Fleet>,
         readiness: Readiness,
-        observer: Arc<dyn ConfigObserver>,
+        failed: Arc<dyn Fn() + Send + Sync>,
     ) -> Result<(), tokio::task::JoinError> {
         loop {
             // Files are read on a thread of their own: a dump of a large cluster takes a while.
-            let (fleet, readiness, observer) = (Arc::clone(&fleet), readiness.clone(), Arc::clone(&observer));
+            let (fleet, readiness, failed) = (Arc::clone(&fleet), readiness.clone(), Arc::clone(&failed));
             let poll = move || {
-                self.poll(&fleet, &readiness, &*observer);
+                self.poll(&fleet, &readiness, &*failed);
                 self
             };
             self = tokio::task::spawn_blocking(poll).await?;
@@ -155,7 +148,7 @@ impl ConfigDir {
     }
 
     /// Reads the directory if it changed. Returns whether a new state was taken into use.
-    fn poll(&mut self, fleet: &Fleet, readiness: &Readiness, observer: &dyn ConfigObserver) -> bool {
+    fn poll(&mut self, fleet: &Fleet, readiness: &Readiness, failed: &dyn Fn()) -> bool {
         let loaded = fingerprint(&self.directory).and_then(|now| {
             if self.seen.as_ref() == Some(&now) {
                 return Ok(None);
@@ -169,11 +162,10 @@ impl ConfigDir {
             Ok(Some(loaded)) => {
                 self.accept(loaded, fleet);
                 readiness.fleet_known();
-                observer.config_loaded();
                 true
             }
             Err(error) => {
-                self.reject(&error, observer);
+                self.reject(&error, failed);
                 false
             }
         }
@@ -194,7 +186,7 @@ impl ConfigDir {
         self.declarations.status.store(Arc::new(status));
     }
 
-    fn reject(&mut self, error: &FilesError, observer: &dyn ConfigObserver) {
+    fn reject(&mut self, error: &FilesError, failed: &dyn Fn()) {
         let text = error.to_string();
         let status = self.declarations.status.load_full();
         if status.last_error.as_ref() == Some(&text) {
@@ -203,7 +195,7 @@ impl ConfigDir {
         warn!(error = text, "Keeping the last good configuration.");
         let status = ConfigStatus { last_error: Some(text), ..(*status).clone() };
         self.declarations.status.store(Arc::new(status));
-        observer.config_failed();
+        failed();
     }
 }
 

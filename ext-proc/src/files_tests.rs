@@ -9,29 +9,13 @@ use super::*;
 const POOL: &str = "apiVersion: inference.networking.k8s.io/v1\nkind: InferencePool\nmetadata: {name: llama}\n\
     spec:\n  selector: {matchLabels: {app: llama}}\n  targetPorts: [{number: 8000}]\n";
 
-#[derive(Debug, Default)]
-struct Counts {
-    loaded: AtomicUsize,
-    failed: AtomicUsize,
-}
-
-impl ConfigObserver for Counts {
-    fn config_loaded(&self) {
-        self.loaded.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn config_failed(&self) {
-        self.failed.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
 /// A directory that is removed when the test ends, and what follows it.
 struct Bench {
     path: PathBuf,
     followed: ConfigDir,
     fleet: Fleet,
     readiness: Readiness,
-    counts: Counts,
+    failures: AtomicUsize,
 }
 
 impl Bench {
@@ -44,7 +28,7 @@ impl Bench {
             path,
             fleet: Fleet::new(Profile::default()),
             readiness: Readiness::default(),
-            counts: Counts::default(),
+            failures: AtomicUsize::new(0),
         }
     }
 
@@ -56,7 +40,10 @@ impl Bench {
     }
 
     fn poll(&mut self) -> bool {
-        self.followed.poll(&self.fleet, &self.readiness, &self.counts)
+        let failed = || {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        };
+        self.followed.poll(&self.fleet, &self.readiness, &failed)
     }
 
     fn error(&self) -> String {
@@ -88,7 +75,7 @@ fn a_directory_is_read_once_and_again_when_it_changes() {
     fs::remove_file(bench.path.join("pool.yaml")).unwrap();
     assert!(bench.poll());
     assert_eq!(bench.pools(), 1);
-    assert_eq!(bench.counts.loaded.load(Ordering::Relaxed), 3);
+    assert_eq!(bench.followed.declarations.status.load().generation, 3);
 }
 
 #[test]
@@ -102,7 +89,7 @@ fn a_bad_file_keeps_the_last_good_state_and_says_where_it_is_bad() {
     assert!(!bench.poll(), "the same error is told once");
     let error = bench.error();
     assert!(error.contains("pool.yaml: line 6: spec.targetPorts[0].number: "), "{error}");
-    assert_eq!((bench.pools(), bench.counts.failed.load(Ordering::Relaxed)), (1, 1));
+    assert_eq!((bench.pools(), bench.failures.load(Ordering::Relaxed)), (1, 1));
     assert!(bench.followed.declarations.resources.load().pods.is_empty(), "half of the directory is in use");
     bench.write("pool.yaml", POOL);
     assert!(bench.poll());

@@ -1,3 +1,5 @@
 //! Starts the picker.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    kthena_ext_proc::run::main()
+}

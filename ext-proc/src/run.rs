@@ -1,0 +1,367 @@
+//! The map of the process: what is built, bound, started, and how it ends. Only here is spawned.
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use clap::Parser;
+use scheduling::PoolName;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tower::util::MapRequestLayer;
+use tracing::{info, warn};
+
+use crate::args::{Args, LogFormat, PoolPort, TlsMode};
+use crate::files::ConfigDir;
+use crate::fleet::Fleet;
+use crate::health::{self, Readiness};
+use crate::listen::{bind, connections, keep_authority};
+use crate::profile_file::ProfileFile;
+use crate::tls::Certificate;
+
+/// How long new exchanges are still taken after readiness was given up, so that data planes and
+/// kubelets see it first.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Flow control for a stream that carries a large body, and for a connection that carries many.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// Each exchange is a stream as long as its request: a data plane has thousands on a connection.
+const STREAMS: u32 = 1 << 16;
+
+/// Clients that go away reset streams that were not accepted yet; the library's 20 of them would
+/// end the connection of everybody else.
+const PENDING_RESETS: usize = 4096;
+
+/// Where the picker listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// `ext_proc`.
+    pub grpc: SocketAddr,
+    /// `ext_proc` for one pool each (`--pool-port`).
+    pub pools: Vec<(PoolName, SocketAddr)>,
+    /// gRPC health.
+    pub grpc_health: SocketAddr,
+    /// `/metrics`, `/healthz`, `/readyz`.
+    pub metrics: SocketAddr,
+    /// The debug page, on loopback.
+    pub debug: SocketAddr,
+}
+
+/// The whole process, from the command line to its end. What cannot be started, or ended before
+/// it should, is said on standard error.
+#[must_use]
+pub fn main() -> ExitCode {
+    match run(Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        log_to_stdout(&args)?;
+        let signals = signals()?;
+        Picker::bind(args).await?.serve(signals).await
+    })
+}
+
+/// Ends at the first SIGTERM or SIGINT.
+fn signals() -> anyhow::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn log_to_stdout(args: &Args) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&args.log_level)
+        .with_context(|| format!("--log-level `{}`: write a level, for example `info`", args.log_level))?;
+    let logs = tracing_subscriber::fmt().with_env_filter(filter);
+    match args.log_format {
+        LogFormat::Text => logs.init(),
+        LogFormat::Json => logs.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
+
+/// A picker whose ports are bound and which waits to be served.
+#[derive(Debug)]
+pub struct Picker {
+    addresses: Addresses,
+    listeners: Listeners,
+    certificate: Option<Certificate>,
+    tls: TlsMode,
+    config_dir: ConfigDir,
+    profile_file: Option<ProfileFile>,
+    fleet: Arc<Fleet>,
+    readiness: Readiness,
+    drain_timeout: Duration,
+}
+
+#[derive(Debug)]
+struct Listeners {
+    /// The first is the one without a pool.
+    grpc: Vec<(Option<PoolName>, TcpListener)>,
+    grpc_health: TcpListener,
+    metrics: TcpListener,
+    debug: TcpListener,
+}
+
+impl Picker {
+    /// Builds everything and binds every port; says where in the first log line.
+    ///
+    /// # Errors
+    /// What is wrong with the flags, the files or the ports, and what to change.
+    pub async fn bind(args: Args) -> anyhow::Result<Self> {
+        let Args {
+            config_dir,
+            kubeconfig: _,
+            kube_api_qps: _,
+            kube_api_burst: _,
+            pool_name: _,
+            pool_namespace: _,
+            pool_port,
+            bind_address,
+            grpc_port,
+            grpc_health_port,
+            metrics_port,
+            debug_port,
+            tls,
+            cert_path,
+            scheduler_config,
+            max_body_size: _,
+            exchange_timeout: _,
+            drain_timeout,
+            body_mode_fallback: _,
+            destination_list: _,
+            log_format: _,
+            log_level: _,
+        } = args;
+        let Some(config_dir) = config_dir else {
+            bail!("there is no Kubernetes mode in this release: give --config-dir DIR, a directory of manifests");
+        };
+        let config_dir = ConfigDir::new(&config_dir).context("--config-dir")?;
+        let (profile, profile_file) = ProfileFile::open(scheduler_config).context("--scheduler-config")?;
+        let certificate = match (tls, cert_path) {
+            (TlsMode::Off, _) => None,
+            (_, Some(directory)) => Some(Certificate::from_files(&directory).context("--cert-path")?),
+            (_, None) => Some(Certificate::self_signed()?),
+        };
+        let mut grpc = vec![(None, bind(bind_address, grpc_port).await.context("--grpc-port")?)];
+        for PoolPort { pool, port } in pool_port {
+            grpc.push((Some(pool), bind(bind_address, port).await.context("--pool-port")?));
+        }
+        let listeners = Listeners {
+            grpc,
+            grpc_health: bind(bind_address, grpc_health_port).await.context("--grpc-health-port")?,
+            metrics: bind(bind_address, metrics_port).await.context("--metrics-port")?,
+            debug: bind(IpAddr::V4(Ipv4Addr::LOCALHOST), debug_port).await.context("--debug-port")?,
+        };
+        let addresses = listeners.addresses()?;
+        addresses.log();
+        Ok(Self {
+            addresses,
+            listeners,
+            certificate,
+            tls,
+            config_dir,
+            profile_file,
+            fleet: Arc::new(Fleet::new(profile)),
+            readiness: Readiness::default(),
+            drain_timeout,
+        })
+    }
+
+    /// Where the picker listens.
+    #[must_use]
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Serves until `shutdown` ends, and then until the running exchanges have ended or
+    /// `--drain-timeout` is over.
+    ///
+    /// # Errors
+    /// A part that ended by itself: the process must not live on without it.
+    pub async fn serve(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let Self {
+            addresses: _,
+            listeners: Listeners { grpc, grpc_health, metrics, debug },
+            certificate,
+            tls,
+            config_dir,
+            profile_file,
+            fleet,
+            readiness,
+            drain_timeout,
+        } = self;
+        let stop = CancellationToken::new();
+
+        let mut exchanges = Tasks::new();
+        for (pool, listener) in grpc {
+            let routes = Routes::new(health::server(readiness.clone()));
+            let incoming = connections(listener, pool, certificate.clone(), tls);
+            exchanges.spawn("ext_proc", serve_grpc(routes, incoming, stop.clone().cancelled_owned()));
+        }
+
+        // What follows lives until the process ends: it must answer while exchanges drain.
+        let mut others = Tasks::new();
+        let either = if certificate.is_some() { TlsMode::Auto } else { TlsMode::Off };
+        let incoming = connections(grpc_health, None, certificate.clone(), either);
+        let routes = Routes::new(health::server(readiness.clone()));
+        others.spawn("gRPC health", serve_grpc(routes, incoming, std::future::pending()));
+        let admin = admin_router(readiness.clone());
+        others.spawn("metrics", async { Ok(axum::serve(metrics, admin).await?) });
+        others.spawn("debug", async { Ok(axum::serve(debug, axum::Router::new()).await?) });
+        let follow = config_dir.follow(Arc::clone(&fleet), readiness.clone(), Arc::new(|| {}));
+        others.spawn("configuration", async { Ok(follow.await?) });
+        if let Some(file) = profile_file {
+            others.spawn("scheduler configuration", endless(file.follow(Arc::clone(&fleet), || {})));
+        }
+        if let Some(certificate) = certificate {
+            others.spawn("certificate", endless(certificate.follow(|_| {})));
+        }
+
+        tokio::select! {
+            () = shutdown => {}
+            error = exchanges.ended() => return Err(error),
+            error = others.ended() => return Err(error),
+        }
+        readiness.drain();
+        info!("Draining: the picker is no longer ready.");
+        tokio::time::sleep(GRACE.min(drain_timeout)).await;
+        stop.cancel();
+        tokio::select! {
+            drained = tokio::time::timeout(drain_timeout, exchanges.all_ended()) => match drained {
+                Ok(result) => {
+                    result?;
+                    info!("Drained: every exchange has ended.");
+                }
+                Err(_) => warn!(?drain_timeout, "The drain timed out: exchanges were cut off."),
+            },
+            error = others.ended() => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+impl Listeners {
+    fn addresses(&self) -> anyhow::Result<Addresses> {
+        let Self { grpc, grpc_health, metrics, debug } = self;
+        let mut first = None;
+        let mut pools = Vec::new();
+        for (pool, listener) in grpc {
+            match pool {
+                Some(pool) => pools.push((pool.clone(), listener.local_addr()?)),
+                None => first = Some(listener.local_addr()?),
+            }
+        }
+        Ok(Addresses {
+            grpc: first.context("no ext_proc port")?,
+            pools,
+            grpc_health: grpc_health.local_addr()?,
+            metrics: metrics.local_addr()?,
+            debug: debug.local_addr()?,
+        })
+    }
+}
+
+impl Addresses {
+    /// The first log line: whoever starts the picker with ports of 0 reads them here.
+    fn log(&self) {
+        // Not `debug`: the log macro has a function of that name.
+        let Self { grpc, pools, grpc_health, metrics, debug: debug_address } = self;
+        let pools: Vec<String> = pools.iter().map(|(pool, address)| format!("{pool}={address}")).collect();
+        info!(
+            grpcAddress = %grpc,
+            grpcHealthAddress = %grpc_health,
+            metricsAddress = %metrics,
+            debugAddress = %debug_address,
+            poolAddresses = pools.join(","),
+            "Listening."
+        );
+    }
+}
+
+/// Serves until `stop` ends and the streams that were open then have ended.
+async fn serve_grpc(
+    routes: Routes,
+    incoming: impl futures_util::Stream<Item = std::io::Result<crate::listen::Connection>>,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let mut server = Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(STREAMS)
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
+        .layer(MapRequestLayer::new(keep_authority));
+    Ok(server.add_routes(routes).serve_with_incoming_shutdown(incoming, stop).await?)
+}
+
+fn admin_router(readiness: Readiness) -> axum::Router {
+    let ready = move || async move {
+        match readiness.is_ready() {
+            true => (http::StatusCode::OK, "ready\n"),
+            false => (http::StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+        }
+    };
+    axum::Router::new()
+        .route("/healthz", axum::routing::get(async || "ok\n"))
+        .route("/readyz", axum::routing::get(ready))
+}
+
+/// A task that has nothing to return.
+async fn endless(work: impl Future<Output = ()>) -> anyhow::Result<()> {
+    work.await;
+    Ok(())
+}
+
+/// Tasks with names; dropping them ends them.
+struct Tasks(JoinSet<(&'static str, anyhow::Result<()>)>);
+
+impl Tasks {
+    fn new() -> Self {
+        Self(JoinSet::new())
+    }
+
+    fn spawn(&mut self, name: &'static str, work: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+        self.0.spawn(async move { (name, work.await) });
+    }
+
+    /// Waits for the first task that ends, which none should.
+    async fn ended(&mut self) -> anyhow::Error {
+        match self.0.join_next().await {
+            None => std::future::pending().await,
+            Some(Err(error)) => anyhow!(error).context("a task died"),
+            Some(Ok((name, Ok(())))) => anyhow!("the task `{name}` ended"),
+            Some(Ok((name, Err(error)))) => error.context(format!("the task `{name}` failed")),
+        }
+    }
+
+    /// Waits for all tasks.
+    async fn all_ended(&mut self) -> anyhow::Result<()> {
+        while let Some(ended) = self.0.join_next().await {
+            let (name, result) = ended?;
+            result.with_context(|| format!("the task `{name}` failed"))?;
+        }
+        Ok(())
+    }
+}
