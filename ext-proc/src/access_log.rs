@@ -325,7 +325,7 @@ fn write_all(lines: &Receiver<Message>, writer: Box<dyn Write + Send>, format: F
         match result {
             Ok(()) => broken = false,
             Err(error) if !broken => {
-                tracing::warn!(%error, "access log cannot be written");
+                tracing::warn!(%error, "The access log cannot be written.");
                 broken = true;
             }
             Err(_) => {}

@@ -1,9 +1,12 @@
 //! The body of the picker: edges only. What is decided is decided in `scheduling`.
 
 pub mod access_log;
+pub mod admin;
 pub mod args;
+pub mod debug;
 pub mod duplicates;
 pub mod exchange;
+pub mod explain;
 pub mod files;
 pub mod fleet;
 pub mod from_proto;

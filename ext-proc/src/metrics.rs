@@ -202,7 +202,7 @@ impl Metrics {
     pub fn encode(&self, openmetrics: bool) -> String {
         let mut text = String::with_capacity(16 * 1024);
         if encode(&mut text, &self.registry).is_err() {
-            tracing::error!("metrics could not be encoded");
+            tracing::error!("Metrics could not be encoded.");
         }
         if openmetrics { text } else { exposition::to_prometheus(&text) }
     }

@@ -101,24 +101,21 @@ impl Telemetry {
         // Our spans are for the trace; formatting them for a log that does not show them costs.
         let log = log.with_filter(filter.and(filter_fn(|metadata| metadata.target() != TARGET)));
         let dispatch = Dispatch::new(Registry::default().with(log).with(spans));
-        let telemetry = Self {
-            dispatch,
-            provider,
-            tracing: tracer.map(|tracer| Tracing::new(tracer, settings.propagate)),
-        };
+        let telemetry =
+            Self { dispatch, provider, tracing: tracer.map(|tracer| Tracing::new(tracer, settings.propagate)) };
         tracing::dispatcher::with_default(&telemetry.dispatch, || {
             for warning in &settings.warnings {
-                tracing::warn!(%warning, "telemetry setting ignored");
+                tracing::warn!(%warning, "A telemetry setting is ignored.");
             }
             if let Some(error) = bad_level {
-                tracing::warn!(log_level, %error, "log level ignored, info is used");
+                tracing::warn!(log_level, %error, "The log level is ignored, info is used.");
             }
             match (&settings.traces, failure) {
-                (_, Some(error)) => tracing::warn!(%error, "tracing is off: the exporter cannot be built"),
+                (_, Some(error)) => tracing::warn!(%error, "Tracing is off: the exporter cannot be built."),
                 (Traces::Otlp { protocol, endpoint, .. }, None) => {
-                    tracing::info!(?protocol, %endpoint, service = %settings.service_name, "tracing is on");
+                    tracing::info!(?protocol, %endpoint, service = %settings.service_name, "Tracing is on.");
                 }
-                (Traces::Console, None) => tracing::info!("tracing is on, to standard output"),
+                (Traces::Console, None) => tracing::info!("Tracing is on, to standard output."),
                 (Traces::Off, None) => {}
             }
         });
@@ -150,7 +147,7 @@ impl Telemetry {
         if let Some(provider) = self.provider
             && let Err(error) = provider.shutdown_with_timeout(SHUTDOWN_LIMIT)
         {
-            tracing::warn!(%error, "the last spans were not exported");
+            tracing::warn!(%error, "The last spans were not exported.");
         }
     }
 }
@@ -163,10 +160,7 @@ fn for_trace(metadata: &Metadata<'_>) -> bool {
             && metadata.target().starts_with("kthena_ext_proc")
 }
 
-fn provider(
-    settings: &Settings,
-    counters: &SelfCounters,
-) -> Result<Option<SdkTracerProvider>, ExporterBuildError> {
+fn provider(settings: &Settings, counters: &SelfCounters) -> Result<Option<SdkTracerProvider>, ExporterBuildError> {
     Ok(match &settings.traces {
         Traces::Off => None,
         Traces::Console => Some(build(settings, counters, Console)),
@@ -220,10 +214,8 @@ fn sampler(sampler: Sampler) -> SdkSampler {
 
 fn resource(settings: &Settings) -> Resource {
     let instance = format!("{:032x}", rand::random::<u128>());
-    let ours = [
-        KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
-        KeyValue::new("service.instance.id", instance),
-    ];
+    let ours =
+        [KeyValue::new("service.version", env!("CARGO_PKG_VERSION")), KeyValue::new("service.instance.id", instance)];
     let given = settings.resource.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
     // Later ones win.
     Resource::builder()

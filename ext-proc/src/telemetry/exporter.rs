@@ -40,13 +40,13 @@ impl<E: SpanExporter> SpanExporter for Bounded<E> {
             Ok(()) => {
                 self.counters.spans_exported.inc_by(spans);
                 if self.failing.swap(false, Ordering::Relaxed) {
-                    tracing::info!("spans are exported again");
+                    tracing::info!("Spans are exported again.");
                 }
             }
             Err(error) => {
                 self.counters.spans_failed.inc_by(spans);
                 if !self.failing.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(%error, "spans cannot be exported and are lost until the collector answers");
+                    tracing::warn!(%error, "Spans cannot be exported and are lost until the collector answers.");
                 }
             }
         }

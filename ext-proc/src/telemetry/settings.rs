@@ -234,12 +234,7 @@ impl Reader<'_> {
         let queue = self.number("OTEL_BSP_MAX_QUEUE_SIZE", default.queue);
         let size = self.number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", default.size.min(queue));
         if size > queue {
-            self.warn(
-                "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
-                &size.to_string(),
-                "at most OTEL_BSP_MAX_QUEUE_SIZE",
-                queue,
-            );
+            self.warn("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", &size.to_string(), "at most OTEL_BSP_MAX_QUEUE_SIZE", queue);
         }
         let delay = self.number("OTEL_BSP_SCHEDULE_DELAY", millis(default.delay));
         let export_timeout = self.number("OTEL_BSP_EXPORT_TIMEOUT", millis(default.export_timeout));

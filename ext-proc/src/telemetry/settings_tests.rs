@@ -59,11 +59,8 @@ fn the_variable_of_the_signal_wins() {
     let (_, _, timeout) =
         otlp(&[on, ("OTEL_EXPORTER_OTLP_TIMEOUT", "1"), ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "700")]);
     assert_eq!(timeout, Duration::from_millis(700));
-    let (protocol, ..) = otlp(&[
-        on,
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
-        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc"),
-    ]);
+    let (protocol, ..) =
+        otlp(&[on, ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"), ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc")]);
     assert_eq!(protocol, Protocol::Grpc);
 }
 

@@ -1,0 +1,284 @@
+//! Why: decisions and refusals as records, over gRPC (`kthena.picker.v1.Explain`) and as JSON.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use proto::picker_v1::{
+    Candidate, DecisionRecord, DryRunRequest, Filter, GetDecisionRequest, ListDecisionsRequest, ListDecisionsResponse,
+    Refusal as RefusalRecord, Score, Scorer, explain_server,
+};
+use scheduling::{
+    Body, CandidateReport, Content, Decision, Headers, PoolName, Prompt, Refusal, RefusalKind, Report, Request, Subset,
+};
+use tonic::{Response, Status};
+
+use crate::fleet::Fleet;
+use crate::recent::{Outcome, Recent, Remembered};
+use crate::{rfc3339, trace};
+
+/// How many decisions are listed when the caller does not say.
+pub const DEFAULT_LIMIT: usize = 20;
+
+/// The record of a remembered exchange.
+#[must_use]
+pub fn record(entry: &Remembered) -> DecisionRecord {
+    let mut record = match &entry.outcome {
+        Outcome::Decided(decision) => decided(decision),
+        Outcome::Refused { refusal, status } => refused(refusal, *status),
+    };
+    record.request_id = entry.request_id.to_string();
+    record.time = rfc3339::format(entry.time);
+    if let Some(pool) = &entry.pool {
+        record.pool = pool.to_string();
+    }
+    if let Some(model) = &entry.model {
+        record.model = model.to_string();
+    }
+    record.served = entry.served.get().map(ToString::to_string).unwrap_or_default();
+    record.trace_id = entry.trace_id.map(|id| id.to_string()).unwrap_or_default();
+    record.duration_micros = micros(entry.took);
+    record.body_mode = entry.body_mode.name().to_owned();
+    record
+}
+
+fn micros(took: std::time::Duration) -> u64 {
+    u64::try_from(took.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn decided(decision: &Decision) -> DecisionRecord {
+    let endpoints: Vec<String> = decision.endpoints().map(|endpoint| endpoint.address.to_string()).collect();
+    DecisionRecord {
+        target_model: decision.rewrite_model.as_deref().unwrap_or_default().to_owned(),
+        endpoint: endpoints.first().cloned().unwrap_or_default(),
+        endpoints,
+        reason: trace::reason(&decision.reason),
+        ..considered(&decision.report, &decision.ranked)
+    }
+}
+
+fn refused(refusal: &Refusal, status: u16) -> DecisionRecord {
+    let message = refusal.kind.to_string();
+    DecisionRecord {
+        reason: message.clone(),
+        refusal: Some(RefusalRecord { code: refusal.kind.code().to_owned(), message, status: u32::from(status) }),
+        ..refusal.report.as_ref().map(|report| considered(report, &[])).unwrap_or_default()
+    }
+}
+
+fn considered(report: &Report, ranked: &[usize]) -> DecisionRecord {
+    let text = |text: &Option<Arc<str>>| text.as_deref().unwrap_or_default().to_owned();
+    let candidates = report.candidates.iter().enumerate().map(|(index, candidate)| {
+        let rank = ranked.iter().position(|ranked| *ranked == index).map(count);
+        self::candidate(report, candidate, rank)
+    });
+    DecisionRecord {
+        pool: report.pool.to_string(),
+        model: report.model.clone().unwrap_or_default(),
+        route: text(&report.route),
+        model_server: text(&report.model_server),
+        filters: report
+            .filters
+            .iter()
+            .map(|filter| Filter {
+                name: filter.name.to_owned(),
+                before: count(filter.before),
+                after: count(filter.after),
+            })
+            .collect(),
+        scorers: report
+            .scorers
+            .iter()
+            .map(|scorer| Scorer { name: scorer.name.to_owned(), weight: scorer.weight })
+            .collect(),
+        candidates: candidates.collect(),
+        blocks: report.blocks,
+        ..DecisionRecord::default()
+    }
+}
+
+fn candidate(report: &Report, candidate: &CandidateReport, rank: Option<u32>) -> Candidate {
+    let endpoint = &candidate.endpoint;
+    let gauges = endpoint.gauges.as_deref();
+    let removed_by = candidate.removed_by.and_then(|index| report.filters.get(index)).map_or("", |filter| filter.name);
+    let scores = report.scorers.iter().zip(&candidate.scores);
+    Candidate {
+        address: endpoint.address.to_string(),
+        name: endpoint.name.to_string(),
+        removed_by: removed_by.to_owned(),
+        scores: scores.map(|(scorer, value)| Score { scorer: scorer.name.to_owned(), value: *value }).collect(),
+        total: candidate.total,
+        in_flight: candidate.in_flight,
+        gauges_age_ms: candidate.gauges_age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+        waiting: gauges.map(|gauges| gauges.waiting),
+        running: gauges.map(|gauges| gauges.running),
+        kv_usage: gauges.and_then(|gauges| gauges.kv_usage),
+        matched_blocks: candidate.matched_blocks,
+        rank,
+    }
+}
+
+fn count(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// Answers for the past from memory, and for the present by a dry run.
+#[derive(Clone, Debug)]
+pub struct Explainer {
+    fleet: Arc<Fleet>,
+    recent: Arc<Recent>,
+}
+
+impl Explainer {
+    /// Explains the decisions of `fleet` that `recent` remembers.
+    #[must_use]
+    pub fn new(fleet: Arc<Fleet>, recent: Arc<Recent>) -> Self {
+        Self { fleet, recent }
+    }
+
+    /// The newest `limit` records, newest first; of one pool or one request only, where given.
+    #[must_use]
+    pub fn list(&self, limit: usize, pool: Option<&str>, request_id: Option<&str>) -> ListDecisionsResponse {
+        let wanted = |entry: &Remembered| {
+            request_id.is_none_or(|id| *entry.request_id == *id)
+                && pool.is_none_or(|pool| entry.pool.as_ref().is_some_and(|its| its.to_string() == pool))
+        };
+        let decisions = self.recent.newest(limit, wanted).iter().map(|entry| record(entry)).collect();
+        ListDecisionsResponse { decisions }
+    }
+
+    /// What would be decided now. Nothing is counted, learned or sent.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` for a pool that is not known or a subset that is no address.
+    pub fn dry_run(&self, asked: &DryRunRequest) -> Result<DecisionRecord, Status> {
+        let began = Instant::now();
+        let pool = self.pool(&asked.pool)?;
+        let headers = AskedHeaders::new(asked);
+        let subset = subset(&asked.subset)?;
+        let path = asked.path.split('?').next().unwrap_or_default();
+        let id = headers.get("x-request-id").unwrap_or("dry-run").to_owned();
+        let outcome = content(&asked.body).map_err(Refusal::from).and_then(|content| {
+            let request = Request { id: &id, path, headers: &headers, content, subset: subset.as_ref() };
+            self.fleet.dry_run(&pool, &request)
+        });
+        let record = match &outcome {
+            Ok(decision) => decided(decision),
+            Err(refusal) => refused(refusal, status(&refusal.kind)),
+        };
+        Ok(DecisionRecord {
+            pool: pool.to_string(),
+            request_id: id,
+            time: rfc3339::format(SystemTime::now()),
+            dry_run: true,
+            duration_micros: micros(began.elapsed()),
+            ..record
+        })
+    }
+
+    fn pool(&self, asked: &str) -> Result<PoolName, Status> {
+        let snapshot = self.fleet.snapshot();
+        let mut names = snapshot.pools.keys();
+        let found = if asked.is_empty() {
+            names.next().filter(|_| snapshot.pools.len() == 1)
+        } else {
+            names.find(|name| name.to_string() == asked)
+        };
+        found.cloned().ok_or_else(|| {
+            let known: Vec<String> = snapshot.pools.keys().map(ToString::to_string).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            Status::invalid_argument(format!("set `pool` to one of the pools as namespace/name; known: {known}"))
+        })
+    }
+}
+
+/// The body as the brain sees it.
+fn content(body: &[u8]) -> Result<Content<'_>, RefusalKind> {
+    if body.is_empty() {
+        return Ok(Content::Absent);
+    }
+    let value: serde_json::Value =
+        serde_json::from_slice(body).map_err(|error| RefusalKind::BadJson(error.to_string()))?;
+    let model = value.get("model").ok_or(RefusalKind::ModelMissing)?;
+    let model = model.as_str().filter(|model| !model.is_empty()).ok_or(RefusalKind::ModelNotString)?;
+    let number = |name: &str| value.get(name).and_then(serde_json::Value::as_u64);
+    Ok(Content::Parsed(Body {
+        model: model.to_owned().into(),
+        stream: value.get("stream").and_then(serde_json::Value::as_bool).unwrap_or_default(),
+        max_tokens: number("max_completion_tokens").or_else(|| number("max_tokens")),
+        prompt: Prompt::default(),
+    }))
+}
+
+/// The HTTP status that a refusal would be answered with.
+fn status(kind: &RefusalKind) -> u16 {
+    match kind {
+        RefusalKind::BadJson(_) | RefusalKind::ModelMissing | RefusalKind::ModelNotString | RefusalKind::ModelTwice => {
+            400
+        }
+        RefusalKind::UnknownModel(_) => 404,
+        RefusalKind::TooLarge { .. } => 413,
+        RefusalKind::Overloaded { .. } => 429,
+        _ => 503,
+    }
+}
+
+fn subset(members: &[String]) -> Result<Option<Subset>, Status> {
+    let mut subset = Subset::default();
+    for member in members {
+        if let Ok(address) = member.parse::<SocketAddr>() {
+            subset.addresses.push(address);
+        } else if let Ok(host) = member.parse::<IpAddr>() {
+            subset.hosts.push(host);
+        } else {
+            return Err(Status::invalid_argument(format!("`subset` must hold ip:port or ip, not `{member}`")));
+        }
+    }
+    Ok((!members.is_empty()).then_some(subset))
+}
+
+/// The headers of a dry run: names in lower case, and the path as Envoy would send it.
+#[derive(Debug)]
+struct AskedHeaders(HashMap<String, String>);
+
+impl AskedHeaders {
+    fn new(asked: &DryRunRequest) -> Self {
+        let named = asked.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone()));
+        let mut headers: HashMap<_, _> = named.collect();
+        headers.entry(":path".to_owned()).or_insert_with(|| asked.path.clone());
+        Self(headers)
+    }
+}
+
+impl Headers for AskedHeaders {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+}
+
+#[tonic::async_trait]
+impl explain_server::Explain for Explainer {
+    async fn list_decisions(
+        &self,
+        request: tonic::Request<ListDecisionsRequest>,
+    ) -> Result<Response<ListDecisionsResponse>, Status> {
+        let asked = request.into_inner();
+        let limit = usize::try_from(asked.limit).ok().filter(|limit| *limit > 0).unwrap_or(DEFAULT_LIMIT);
+        let pool = Some(asked.pool.as_str()).filter(|pool| !pool.is_empty());
+        Ok(Response::new(self.list(limit, pool, None)))
+    }
+
+    async fn get_decision(
+        &self,
+        request: tonic::Request<GetDecisionRequest>,
+    ) -> Result<Response<DecisionRecord>, Status> {
+        let id = request.into_inner().request_id;
+        let found = self.list(1, None, Some(&id)).decisions.pop();
+        found.map(Response::new).ok_or_else(|| Status::not_found("no decision for this request id is remembered"))
+    }
+
+    async fn dry_run(&self, request: tonic::Request<DryRunRequest>) -> Result<Response<DecisionRecord>, Status> {
+        Explainer::dry_run(self, &request.into_inner()).map(Response::new)
+    }
+}
