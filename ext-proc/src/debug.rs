@@ -16,8 +16,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::explain::{DEFAULT_LIMIT, Explainer};
+use crate::files::Declarations;
 use crate::fleet::Fleet;
 use crate::recent::Recent;
+use crate::rfc3339;
 
 /// A kind of object in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,24 +48,15 @@ impl Kind {
     }
 }
 
-/// The configuration in use, as the debug port shows it.
-pub trait ConfigView: Send + Sync + 'static {
-    /// The objects of a kind as manifests (`metadata`, `spec`, `status`).
-    fn objects(&self, kind: Kind) -> Vec<Value>;
-
-    /// How the last reading went, and the last error with file, line and field.
-    fn status(&self) -> Value;
-}
-
 #[derive(Clone)]
 struct Debug {
     fleet: Arc<Fleet>,
     explainer: Explainer,
-    config: Arc<dyn ConfigView>,
+    config: Arc<Declarations>,
 }
 
 /// The routes of the debug port, gRPC included.
-pub fn router(fleet: Arc<Fleet>, recent: Arc<Recent>, config: Arc<dyn ConfigView>) -> Router {
+pub fn router(fleet: Arc<Fleet>, recent: Arc<Recent>, config: Arc<Declarations>) -> Router {
     let explainer = Explainer::new(Arc::clone(&fleet), recent);
     let grpc = tonic::service::Routes::new(ExplainServer::new(explainer.clone())).into_axum_router();
     Router::new()
@@ -166,13 +159,16 @@ fn state(pool: &str, endpoint: &Endpoint, now: Moment) -> EndpointState {
 }
 
 async fn status(State(debug): State<Debug>) -> Response {
-    Json(debug.config.status()).into_response()
+    let status = debug.config.status.load();
+    let loaded_at = status.loaded_at.map(rfc3339::format);
+    let shown = json!({"lastError": status.last_error, "generation": status.generation, "loadedAt": loaded_at});
+    Json(shown).into_response()
 }
 
 async fn list(State(debug): State<Debug>, Path(plural): Path<String>) -> Response {
     match Kind::named(&plural) {
         Some(kind) => {
-            let objects = config_dump::list(&debug.fleet.snapshot(), &*debug.config, kind);
+            let objects = config_dump::list(&debug.fleet.snapshot(), &debug.config, kind);
             Json(json!({ plural: objects })).into_response()
         }
         None => not_found("no such kind: modelroutes, modelservers, pods or inferencepools"),
@@ -183,7 +179,7 @@ async fn one(State(debug): State<Debug>, Path((namespace, plural, name)): Path<(
     let Some(kind) = Kind::named(&plural) else {
         return not_found("no such kind: modelroutes, modelservers, pods or inferencepools");
     };
-    match config_dump::one(&debug.fleet.snapshot(), &*debug.config, kind, &namespace, &name) {
+    match config_dump::one(&debug.fleet.snapshot(), &debug.config, kind, &namespace, &name) {
         Some(object) => Json(object).into_response(),
         None => not_found(match kind {
             Kind::ModelRoutes => "ModelRoute not found",

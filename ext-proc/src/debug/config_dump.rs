@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use scheduling::{Endpoint, EngineKind, Snapshot};
 use serde_json::{Map, Value, json};
 
-use super::{ConfigView, Kind};
+use super::Kind;
+use crate::files::Declarations;
 
 /// The engine's name in `ModelServer.spec.inferenceEngine`.
 pub(super) fn engine(engine: EngineKind) -> &'static str {
@@ -16,22 +17,37 @@ pub(super) fn engine(engine: EngineKind) -> &'static str {
 }
 
 /// All objects of a kind; `null` when there is none, as Kthena answers.
-pub(super) fn list(snapshot: &Snapshot, config: &dyn ConfigView, kind: Kind) -> Option<Vec<Value>> {
-    let objects: Vec<Value> = config.objects(kind).iter().map(|object| show(snapshot, kind, object, false)).collect();
+pub(super) fn list(snapshot: &Snapshot, config: &Declarations, kind: Kind) -> Option<Vec<Value>> {
+    let objects: Vec<Value> =
+        manifests(config, kind).iter().map(|object| show(snapshot, kind, object, false)).collect();
     (!objects.is_empty()).then_some(objects)
 }
 
 /// One object, in detail.
 pub(super) fn one(
     snapshot: &Snapshot,
-    config: &dyn ConfigView,
+    config: &Declarations,
     kind: Kind,
     namespace: &str,
     name: &str,
 ) -> Option<Value> {
-    let objects = config.objects(kind);
+    let objects = manifests(config, kind);
     let found = objects.iter().find(|object| identity(object) == (namespace, name))?;
     Some(show(snapshot, kind, found, true))
+}
+
+/// The objects in use as they would be written.
+fn manifests(config: &Declarations, kind: Kind) -> Vec<Value> {
+    fn values(objects: &[impl serde::Serialize]) -> Vec<Value> {
+        objects.iter().map(|object| json!(object)).collect()
+    }
+    let resources = config.resources.load();
+    match kind {
+        Kind::ModelRoutes => values(&resources.model_routes),
+        Kind::ModelServers => values(&resources.model_servers),
+        Kind::Pods => values(&resources.pods),
+        Kind::InferencePools => values(&resources.inference_pools),
+    }
 }
 
 /// Namespace and name; a file may leave the namespace out.

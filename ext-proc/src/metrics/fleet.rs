@@ -136,7 +136,6 @@ impl Collector for FleetCollector {
         let help = "What runs.";
         let mut build = encoder.encode_descriptor("kthena_router_build_info", help, None, MetricType::Gauge)?;
         ConstGauge::new(1_u64).encode(build.encode_family(&[("version", env!("CARGO_PKG_VERSION"))])?)?;
-        drop(build);
         self.pools(encoder)?;
         self.counters(encoder)?;
         self.gauge(

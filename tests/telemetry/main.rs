@@ -1,0 +1,6 @@
+//! What the picker tells of an exchange, seen from outside: at a collector, a scraper, a debugger.
+
+mod collector;
+mod debug_port;
+mod exchange;
+mod spans;
