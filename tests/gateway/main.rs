@@ -1,3 +1,4 @@
 //! The picker behind the real Envoy, in the shapes that gateways program.
 
+mod config;
 mod harness;

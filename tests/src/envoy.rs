@@ -146,11 +146,14 @@ impl Envoy {
             Ok(address) => address,
             Err(code) => bail!("Envoy ended with status {code}"),
         };
-        poll::until("Envoy's readiness", START_DEADLINE, async || {
-            let ready = client::get(self.admin, "/ready").await.ok()?;
-            (ready.status == 200).then_some(())
-        })
-        .await?;
+        let ready = poll::until("Envoy's readiness", START_DEADLINE, async || {
+            let ended = self.process.try_exit_code().map(Err);
+            let ready = client::get(self.admin, "/ready").await.is_ok_and(|reply| reply.status == 200);
+            if ready { Some(Ok(())) } else { ended }
+        });
+        if let Err(code) = ready.await? {
+            bail!("Envoy ended with status {code}");
+        }
         let listeners = self.admin("/listeners?format=json").await?.json()?;
         for listener in listeners["listener_statuses"].as_array().into_iter().flatten() {
             let name = listener["name"].as_str().unwrap_or_default();

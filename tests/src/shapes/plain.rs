@@ -1,0 +1,87 @@
+//! No gateway in particular: one filter in any request-body mode, and everything that a picker can
+//! make use of: served endpoint, subset hint, trailers to the end of the response.
+
+use serde_json::{Value, json};
+
+use super::{GatewayConfig, Pool, ext_proc, from_header, from_metadata, http2, override_host, router, static_cluster};
+
+/// `request_body_mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// Headers only.
+    None,
+    /// Whole, in one message.
+    Buffered,
+    /// In pieces, without waiting for the answer to the headers.
+    Streamed,
+    /// In pieces that the picker sends back.
+    FullDuplex,
+    /// Headers only, and the picker is asked to switch to full duplex: the fail-open shape.
+    Override,
+}
+
+impl Body {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::None, Self::Buffered, Self::Streamed, Self::FullDuplex, Self::Override];
+
+    /// Those in which the picker sees the body.
+    pub const VISIBLE: [Self; 4] = [Self::Buffered, Self::Streamed, Self::FullDuplex, Self::Override];
+}
+
+/// The configuration for one pool. Fails closed; retries another endpoint when one cannot be reached.
+#[must_use]
+pub fn config(pool: &Pool, body: Body) -> GatewayConfig {
+    let mode = match body {
+        Body::None | Body::Override => "NONE",
+        Body::Buffered => "BUFFERED",
+        Body::Streamed => "STREAMED",
+        Body::FullDuplex => "FULL_DUPLEX_STREAMED",
+    };
+    let mut grpc_service =
+        json!({"envoy_grpc": {"cluster_name": "picker", "authority": pool.picker_host(".svc:9002")}});
+    if body == Body::Override {
+        grpc_service["initial_metadata"] = json!([{"key": "x-kthena-mode-override", "value": "full-duplex"}]);
+    }
+    let filter = ext_proc(
+        "envoy.filters.http.ext_proc",
+        json!({
+            "grpc_service": grpc_service,
+            "processing_mode": {
+                "request_header_mode": "SEND",
+                "request_body_mode": mode,
+                "request_trailer_mode": "SEND",
+                "response_header_mode": "SEND",
+                "response_body_mode": "NONE",
+                "response_trailer_mode": "SEND",
+            },
+            "allow_mode_override": body == Body::Override,
+            "send_body_without_waiting_for_header_response": body == Body::Streamed,
+            "message_timeout": "5s",
+            "metadata_options": {
+                "forwarding_namespaces": {"untyped": ["envoy.lb", "envoy.lb.subset_hint"]},
+                "receiving_namespaces": {"untyped": ["envoy.lb"]},
+            },
+        }),
+    );
+    let manager = json!({
+        "stat_prefix": "http",
+        "route_config": {"name": "http", "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{
+            "match": {"prefix": "/"},
+            "route": {"cluster": "engines", "timeout": "0s", "retry_policy": {
+                "retry_on": "connect-failure", "num_retries": 2, "retry_host_predicate": [{
+                    "name": "envoy.retry_host_predicates.previous_hosts",
+                    "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate",
+                    },
+                }],
+            }},
+        }]}]},
+        "http_filters": [filter, router()],
+    });
+    let mut engines: Value = static_cluster("engines", &pool.endpoints);
+    engines["load_balancing_policy"] = override_host(&json!([from_metadata(), from_header()]), true, "round_robin");
+    let mut config = GatewayConfig::new(&manager, vec![http2(static_cluster("picker", &[pool.picker])), engines]);
+    // BUFFERED answers 413 by itself above this.
+    config.listener()["per_connection_buffer_limit_bytes"] = (32 << 20).into();
+    config
+}

@@ -1,0 +1,36 @@
+//! `deploy/envoy/standalone.yaml`, with nothing changed but addresses and ports.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use super::{GatewayConfig, Pool, load_assignment};
+
+/// The file itself.
+#[must_use]
+pub fn path() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/envoy/standalone.yaml"))
+}
+
+/// The file's configuration for one pool.
+///
+/// # Errors
+/// When the file cannot be read, or has not the places where addresses go.
+pub fn config(pool: &Pool) -> Result<GatewayConfig> {
+    let path = path();
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut config: Value = serde_saphyr::from_str(&text)?;
+    let address = config.pointer_mut("/static_resources/listeners/0/address/socket_address").context("no listener")?;
+    *address = json!({"address": "127.0.0.1", "port_value": 0});
+    let picker = config
+        .pointer_mut(
+            "/static_resources/clusters/0/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address/socket_address",
+        )
+        .context("no picker")?;
+    *picker = json!({"address": pool.picker.ip(), "port_value": pool.picker.port()});
+    let mut assignment = load_assignment("engines", &pool.endpoints);
+    assignment["@type"] = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment".into();
+    let endpoints = json!({"resources": [assignment]}).to_string();
+    Ok(GatewayConfig { config, files: vec![("endpoints.yaml".to_owned(), endpoints)] })
+}
