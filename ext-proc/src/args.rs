@@ -10,7 +10,8 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use scheduling::PoolName;
 
-use crate::observer::BodyMode;
+use crate::exchange::BodySend;
+use crate::telemetry::LogFormat;
 
 /// The endpoint picker: Envoy asks over `ext_proc`, it answers which endpoint serves a request.
 #[derive(Clone, Debug, Parser)]
@@ -129,15 +130,6 @@ pub enum TlsMode {
     Off,
 }
 
-/// How log lines are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
 /// How a data plane shows bodies that does not say it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum BodyModeFallback {
@@ -151,7 +143,7 @@ pub enum BodyModeFallback {
     FullDuplex,
 }
 
-impl From<BodyModeFallback> for BodyMode {
+impl From<BodyModeFallback> for BodySend {
     fn from(mode: BodyModeFallback) -> Self {
         match mode {
             BodyModeFallback::None => Self::None,

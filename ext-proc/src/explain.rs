@@ -102,7 +102,7 @@ fn candidate(report: &Report, candidate: &CandidateReport, rank: Option<u32>) ->
     let endpoint = &candidate.endpoint;
     let gauges = endpoint.gauges.as_deref();
     let removed_by = candidate.removed_by.and_then(|index| report.filters.get(index)).map_or("", |filter| filter.name);
-    let scores = report.scorers.iter().zip(&candidate.scores);
+    let scores = report.scorers.iter().zip(candidate.scores.iter());
     Candidate {
         address: endpoint.address.to_string(),
         name: endpoint.name.to_string(),

@@ -18,9 +18,6 @@ use scheduling::{
     Snapshot, State, schedule,
 };
 
-/// Blocks of prompts that are remembered for one endpoint.
-const PREFIX_CAPACITY: usize = 50_000;
-
 /// The lock of each pool, which also holds its source of chance. Read without a lock of its own.
 type Locks = HashMap<PoolName, Arc<Mutex<SmallRng>>, foldhash::fast::RandomState>;
 
@@ -121,10 +118,12 @@ impl Fleet {
     /// The snapshot is the newest: an endpoint that has left, whose slot may be another's by now,
     /// learns nothing.
     pub fn learn(&self, decision: &Decision, address: SocketAddr) {
+        let profile = self.profile.load();
+        let Some(cache) = profile.prefix_cache().filter(|_| !decision.blocks.is_empty()) else { return };
         let snapshot = self.snapshot.load();
         let served = snapshot.pools.get(&decision.report.pool).and_then(|pool| endpoint(pool, address));
         if let Some(endpoint) = served {
-            snapshot.prefixes.learn(endpoint.slot, &decision.blocks, PREFIX_CAPACITY);
+            snapshot.prefixes.learn(endpoint.slot, &decision.blocks, cache.capacity());
         }
     }
 
@@ -136,24 +135,6 @@ impl Fleet {
         let snapshot = self.snapshot.load_full();
         let pool = find(&snapshot, pool)?;
         schedule(&self.profile.load_full(), &snapshot, pool, request, self.now(), &mut SmallRng::from_os_rng())
-    }
-}
-
-/// The most blocks remembered for one endpoint: Kthena's default for `maxHashCacheSize`.
-const BLOCKS_PER_ENDPOINT: usize = 50_000;
-
-impl Fleet {
-    /// Remembers that the endpoint at `address` has served what was decided and now holds its prompt.
-    pub fn learn(&self, decision: &Decision, address: SocketAddr) {
-        if decision.blocks.is_empty() {
-            return;
-        }
-        let snapshot = self.snapshot.load();
-        let Some(pool) = snapshot.pools.get(&decision.report.pool) else { return };
-        let endpoint = pool.endpoints.binary_search_by_key(&address, |endpoint| endpoint.address);
-        if let Some(endpoint) = endpoint.ok().and_then(|index| pool.endpoints.get(index)) {
-            snapshot.prefixes.learn(endpoint.slot, &decision.blocks, BLOCKS_PER_ENDPOINT);
-        }
     }
 }
 

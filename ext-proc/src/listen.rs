@@ -8,8 +8,6 @@ use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{Stream, StreamExt};
-use http::uri::Authority;
-use scheduling::PoolName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -42,21 +40,6 @@ pub struct Arrival {
     pub peer: SocketAddr,
     /// Whether it is TLS.
     pub tls: bool,
-    /// The pool that the port is bound to (`--pool-port`).
-    pub pool: Option<PoolName>,
-}
-
-/// The `:authority` of a gRPC request, in its extensions.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AskedFor(pub Authority);
-
-/// Keeps `:authority` for the service, which sees headers only. For `Server::layer`.
-#[must_use]
-pub fn keep_authority<B>(mut request: http::Request<B>) -> http::Request<B> {
-    if let Some(authority) = request.uri().authority().cloned() {
-        request.extensions_mut().insert(AskedFor(authority));
-    }
-    request
 }
 
 /// Binds a TCP port. `[::]` takes IPv4 too, and becomes `0.0.0.0` on a host without IPv6.
@@ -79,18 +62,17 @@ pub async fn bind(address: IpAddr, port: u16) -> io::Result<TcpListener> {
 /// so that a slow client delays nobody.
 pub fn connections(
     listener: TcpListener,
-    pool: Option<PoolName>,
     certificate: Option<Certificate>,
     mode: TlsMode,
 ) -> impl Stream<Item = io::Result<Connection>> + Send {
     let handshakes = FuturesUnordered::new();
     futures_util::stream::unfold((listener, handshakes), move |(listener, mut handshakes)| {
-        let (pool, certificate) = (pool.clone(), certificate.clone());
+        let certificate = certificate.clone();
         async move {
             loop {
                 tokio::select! {
                     accepted = listener.accept(), if handshakes.len() < HANDSHAKES => match accepted {
-                        Ok((stream, peer)) => handshakes.push(greet(stream, peer, pool.clone(), certificate.clone(), mode)),
+                        Ok((stream, peer)) => handshakes.push(greet(stream, peer, certificate.clone(), mode)),
                         Err(error) => {
                             warn!(%error, "Cannot accept a connection.");
                             tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -109,7 +91,6 @@ pub fn connections(
 async fn greet(
     stream: TcpStream,
     peer: SocketAddr,
-    pool: Option<PoolName>,
     certificate: Option<Certificate>,
     mode: TlsMode,
 ) -> Result<Connection, (SocketAddr, io::Error)> {
@@ -125,7 +106,7 @@ async fn greet(
             Some(certificate) => Either::Right(TlsAcceptor::from(certificate.current()).accept(stream).await?),
             None => Either::Left(stream),
         };
-        Ok(Connection { io, arrival: Arrival { local, peer, tls, pool } })
+        Ok(Connection { io, arrival: Arrival { local, peer, tls } })
     };
     let deadline = tokio::time::timeout(HANDSHAKE_DEADLINE, greeting).await;
     deadline.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(|error| (peer, error))

@@ -15,20 +15,32 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tower::util::MapRequestLayer;
 use tracing::{info, warn};
 
-use crate::args::{Args, LogFormat, PoolPort, TlsMode};
+use crate::access_log::AccessLog;
+use crate::admin;
+use crate::args::{Args, PoolPort, TlsMode};
+use crate::debug;
 use crate::files::ConfigDir;
 use crate::fleet::Fleet;
 use crate::health::{self, Readiness};
-use crate::listen::{bind, connections, keep_authority};
+use crate::listen::{bind, connections};
+use crate::metrics::{Metrics, ReloadSource, SelfCounters};
+use crate::observer::Observer;
+use crate::pools::AuthorityLayer;
 use crate::profile_file::ProfileFile;
+use crate::recent::Recent;
+use crate::service::{Service, Settings};
+use crate::telemetry::Telemetry;
 use crate::tls::Certificate;
+use crate::trace::Tracing;
 
 /// How long new exchanges are still taken after readiness was given up, so that data planes and
 /// kubelets see it first.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// How long the end may wait for the last lines of the access log.
+const FLUSH: Duration = Duration::from_secs(2);
 
 /// Flow control for a stream that carries a large body, and for a connection that carries many.
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -72,9 +84,21 @@ pub fn main() -> ExitCode {
 fn run(args: Args) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        log_to_stdout(&args)?;
+        let counters = SelfCounters::default();
+        let telemetry = Telemetry::from_environment(args.log_format, &args.log_level, &counters);
+        telemetry.install()?;
+        let access_log =
+            AccessLog::from_environment(counters.access_log_dropped.clone()).context("ACCESS_LOG_OUTPUT")?;
         let signals = signals()?;
-        Picker::bind(args).await?.serve(signals).await
+        let instruments = Instruments { counters, access_log: access_log.clone(), tracing: telemetry.tracing() };
+        let served = Picker::bind(args, instruments).await?.serve(signals).await;
+        if let Some(access_log) = access_log
+            && !tokio::task::spawn_blocking(move || access_log.flush(FLUSH)).await?
+        {
+            warn!("The last lines of the access log were not written.");
+        }
+        tokio::task::spawn_blocking(|| telemetry.shutdown()).await?;
+        served
     })
 }
 
@@ -89,15 +113,16 @@ fn signals() -> anyhow::Result<impl Future<Output = ()>> {
     })
 }
 
-fn log_to_stdout(args: &Args) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&args.log_level)
-        .with_context(|| format!("--log-level `{}`: write a level, for example `info`", args.log_level))?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter);
-    match args.log_format {
-        LogFormat::Text => logs.init(),
-        LogFormat::Json => logs.json().flatten_event(true).init(),
-    }
-    Ok(())
+/// Where a picker tells what it does, besides its log. The default tells nobody but `/metrics` and
+/// the debug port.
+#[derive(Debug, Default)]
+pub struct Instruments {
+    /// What telemetry itself counts.
+    pub counters: SelfCounters,
+    /// One line for each exchange.
+    pub access_log: Option<AccessLog>,
+    /// What makes spans.
+    pub tracing: Option<Tracing>,
 }
 
 /// A picker whose ports are bound and which waits to be served.
@@ -110,6 +135,9 @@ pub struct Picker {
     config_dir: ConfigDir,
     profile_file: Option<ProfileFile>,
     fleet: Arc<Fleet>,
+    metrics: Arc<Metrics>,
+    instruments: Instruments,
+    settings: Settings,
     readiness: Readiness,
     drain_timeout: Duration,
 }
@@ -128,14 +156,14 @@ impl Picker {
     ///
     /// # Errors
     /// What is wrong with the flags, the files or the ports, and what to change.
-    pub async fn bind(args: Args) -> anyhow::Result<Self> {
+    pub async fn bind(args: Args, instruments: Instruments) -> anyhow::Result<Self> {
         let Args {
             config_dir,
             kubeconfig: _,
             kube_api_qps: _,
             kube_api_burst: _,
-            pool_name: _,
-            pool_namespace: _,
+            pool_name,
+            pool_namespace,
             pool_port,
             bind_address,
             grpc_port,
@@ -145,11 +173,11 @@ impl Picker {
             tls,
             cert_path,
             scheduler_config,
-            max_body_size: _,
-            exchange_timeout: _,
+            max_body_size,
+            exchange_timeout,
             drain_timeout,
-            body_mode_fallback: _,
-            destination_list: _,
+            body_mode_fallback,
+            destination_list,
             log_format: _,
             log_level: _,
         } = args;
@@ -175,6 +203,16 @@ impl Picker {
         };
         let addresses = listeners.addresses()?;
         addresses.log();
+        let fleet = Arc::new(Fleet::new(profile));
+        let metrics = Arc::new(Metrics::new(Arc::clone(&fleet), &instruments.counters));
+        let settings = Settings {
+            body_mode_fallback: body_mode_fallback.into(),
+            max_body_size: max_body_size.0,
+            exchange_timeout,
+            destinations: usize::from(destination_list),
+            pool: pool_name.map(|name| PoolName::new(&pool_namespace, &name)),
+            ..Settings::default()
+        };
         Ok(Self {
             addresses,
             listeners,
@@ -182,7 +220,10 @@ impl Picker {
             tls,
             config_dir,
             profile_file,
-            fleet: Arc::new(Fleet::new(profile)),
+            fleet,
+            metrics,
+            instruments,
+            settings,
             readiness: Readiness::default(),
             drain_timeout,
         })
@@ -202,40 +243,62 @@ impl Picker {
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
         let Self {
             addresses: _,
-            listeners: Listeners { grpc, grpc_health, metrics, debug },
+            listeners: Listeners { grpc, grpc_health, metrics: metrics_listener, debug: debug_listener },
             certificate,
             tls,
             config_dir,
             profile_file,
             fleet,
+            metrics,
+            instruments: Instruments { counters: _, access_log, tracing },
+            settings,
             readiness,
             drain_timeout,
         } = self;
         let stop = CancellationToken::new();
+        let recent = Arc::new(Recent::default());
+        let observer = Observer::new(Arc::clone(&metrics), Arc::clone(&recent), access_log, tracing);
+        let service = Service::new(settings, Arc::clone(&fleet), observer);
 
         let mut exchanges = Tasks::new();
         for (pool, listener) in grpc {
-            let routes = Routes::new(health::server(readiness.clone()));
-            let incoming = connections(listener, pool, certificate.clone(), tls);
+            let service = pool.map_or_else(|| service.clone(), |pool| service.bound_to(pool));
+            let routes = Routes::new(service.into_server()).add_service(health::server(readiness.clone()));
+            let incoming = connections(listener, certificate.clone(), tls);
             exchanges.spawn("ext_proc", serve_grpc(routes, incoming, stop.clone().cancelled_owned()));
         }
 
         // What follows lives until the process ends: it must answer while exchanges drain.
         let mut others = Tasks::new();
         let either = if certificate.is_some() { TlsMode::Auto } else { TlsMode::Off };
-        let incoming = connections(grpc_health, None, certificate.clone(), either);
+        let incoming = connections(grpc_health, certificate.clone(), either);
         let routes = Routes::new(health::server(readiness.clone()));
         others.spawn("gRPC health", serve_grpc(routes, incoming, std::future::pending()));
-        let admin = admin_router(readiness.clone());
-        others.spawn("metrics", async { Ok(axum::serve(metrics, admin).await?) });
-        others.spawn("debug", async { Ok(axum::serve(debug, axum::Router::new()).await?) });
-        let follow = config_dir.follow(Arc::clone(&fleet), readiness.clone(), Arc::new(|| {}));
+        let ready = readiness.clone();
+        let ready = move || if ready.is_ready() { Ok(()) } else { Err("router is not ready") };
+        let admin = admin::router(Arc::clone(&metrics), Arc::new(ready));
+        others.spawn("metrics", async { Ok(axum::serve(metrics_listener, admin).await?) });
+        let debug = debug::router(Arc::clone(&fleet), recent, config_dir.declarations());
+        others.spawn("debug", async { Ok(axum::serve(debug_listener, debug).await?) });
+        let (holder, held_fleet) = (service.holder(), Arc::clone(&fleet));
+        others.spawn("held load", async move {
+            holder.run(&held_fleet, CancellationToken::new()).await;
+            Ok(())
+        });
+        let failed = |source| {
+            let metrics = Arc::clone(&metrics);
+            move || metrics.reload_failed(source)
+        };
+        let bad_files = Arc::new(failed(ReloadSource::ConfigDir));
+        let follow = config_dir.follow(Arc::clone(&fleet), readiness.clone(), bad_files);
         others.spawn("configuration", async { Ok(follow.await?) });
         if let Some(file) = profile_file {
-            others.spawn("scheduler configuration", endless(file.follow(Arc::clone(&fleet), || {})));
+            let follow = file.follow(Arc::clone(&fleet), failed(ReloadSource::SchedulerConfig));
+            others.spawn("scheduler configuration", endless(follow));
         }
         if let Some(certificate) = certificate {
-            others.spawn("certificate", endless(certificate.follow(|_| {})));
+            let failed = failed(ReloadSource::Certificate);
+            others.spawn("certificate", endless(certificate.follow(move |_| failed())));
         }
 
         tokio::select! {
@@ -312,20 +375,8 @@ async fn serve_grpc(
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
-        .layer(MapRequestLayer::new(keep_authority));
+        .layer(AuthorityLayer);
     Ok(server.add_routes(routes).serve_with_incoming_shutdown(incoming, stop).await?)
-}
-
-fn admin_router(readiness: Readiness) -> axum::Router {
-    let ready = move || async move {
-        match readiness.is_ready() {
-            true => (http::StatusCode::OK, "ready\n"),
-            false => (http::StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
-        }
-    };
-    axum::Router::new()
-        .route("/healthz", axum::routing::get(async || "ok\n"))
-        .route("/readyz", axum::routing::get(ready))
 }
 
 /// A task that has nothing to return.

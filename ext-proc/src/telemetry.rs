@@ -33,7 +33,7 @@ use settings::{Protocol, Sampler, Settings, Traces};
 pub const SHUTDOWN_LIMIT: Duration = Duration::from_secs(2);
 
 /// `--log-format`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
     /// Lines for people.
     #[default]
