@@ -55,6 +55,16 @@ impl Readiness {
     pub fn is_ready(&self) -> bool {
         self.state.borrow().ready()
     }
+
+    /// Why not, where it does not.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match *self.state.borrow() {
+            State { draining: true, .. } => "draining",
+            State { known: false, .. } => "the fleet is not known yet",
+            State { .. } => "ready",
+        }
+    }
 }
 
 /// The `grpc.health.v1.Health` service.

@@ -114,8 +114,66 @@ impl ProfileFile {
 
     fn parse(&self, text: &[u8]) -> Result<Profile, ProfileFileError> {
         let options = serde_saphyr::options! { with_snippet: false };
-        let _value: serde_json::Value = serde_saphyr::from_slice_with_options(text, options)
+        let value: serde_json::Value = serde_saphyr::from_slice_with_options(text, options)
             .map_err(|error| ProfileFileError::Yaml { path: self.path.clone(), cause: error.to_string() })?;
-        Ok(Profile::default())
+        let profile = Profile::from_value(&value)
+            .map_err(|source| ProfileFileError::Profile { path: self.path.clone(), source })?;
+        for note in profile.notes() {
+            info!(file = %self.path.display(), note, "The scheduler configuration says something without effect.");
+        }
+        Ok(profile)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file that is removed when the test ends.
+    struct Written(PathBuf);
+
+    impl Written {
+        fn new(name: &str, text: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("kthena-profile-{}-{name}.yaml", std::process::id()));
+            std::fs::write(&path, text).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Written {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    const RANDOM: &str = "scheduler:\n  plugins:\n    Score: {enabled: [{name: random, weight: 1}]}\n";
+
+    #[test]
+    fn without_a_file_the_profile_is_the_default_one() {
+        let (profile, file) = ProfileFile::open(None).unwrap();
+        assert!(file.is_none() && profile.scorer_weights().count() > 1);
+    }
+
+    #[test]
+    fn a_change_is_taken_once_and_an_error_keeps_the_last_good() {
+        let written = Written::new("change", RANDOM);
+        let (profile, file) = ProfileFile::open(Some(written.0.clone())).unwrap();
+        assert_eq!(profile.scorer_weights().map(|(name, _)| name).collect::<Vec<_>>(), ["random"]);
+        let mut file = file.unwrap();
+        assert!(file.changed().unwrap().is_none());
+        std::fs::write(&written.0, RANDOM.replace("random", "least-request")).unwrap();
+        assert!(file.changed().unwrap().is_some());
+        std::fs::write(&written.0, RANDOM.replace("random", "least-requests")).unwrap();
+        let error = file.changed().unwrap_err().to_string();
+        assert!(error.contains("did you mean `least-request`"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_missing_or_no_yaml_is_an_error_with_its_place() {
+        let error = ProfileFile::open(Some("no-such-file.yaml".into())).unwrap_err().to_string();
+        assert!(error.contains("no-such-file.yaml"), "{error}");
+        let written = Written::new("yaml", "scheduler:\n  plugins: [\n");
+        let error = ProfileFile::open(Some(written.0.clone())).unwrap_err().to_string();
+        assert!(error.contains("line"), "{error}");
     }
 }

@@ -30,6 +30,7 @@ use crate::observer::Observer;
 use crate::pools::AuthorityLayer;
 use crate::profile_file::ProfileFile;
 use crate::recent::Recent;
+use crate::scrape::Scraper;
 use crate::service::{Service, Settings};
 use crate::telemetry::Telemetry;
 use crate::tls::Certificate;
@@ -275,7 +276,7 @@ impl Picker {
         let routes = Routes::new(health::server(readiness.clone()));
         others.spawn("gRPC health", serve_grpc(routes, incoming, std::future::pending()));
         let ready = readiness.clone();
-        let ready = move || if ready.is_ready() { Ok(()) } else { Err("router is not ready") };
+        let ready = move || if ready.is_ready() { Ok(()) } else { Err(ready.reason()) };
         let admin = admin::router(Arc::clone(&metrics), Arc::new(ready));
         others.spawn("metrics", async { Ok(axum::serve(metrics_listener, admin).await?) });
         let debug = debug::router(Arc::clone(&fleet), recent, config_dir.declarations());
@@ -285,6 +286,9 @@ impl Picker {
             holder.run(&held_fleet, CancellationToken::new()).await;
             Ok(())
         });
+        let failed = Arc::clone(&metrics);
+        let scraper = Scraper::new(Arc::clone(&fleet), move |address| failed.scrape_failed(address));
+        others.spawn("scraper", endless(scraper.run()));
         let failed = |source| {
             let metrics = Arc::clone(&metrics);
             move || metrics.reload_failed(source)
