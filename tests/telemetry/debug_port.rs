@@ -45,7 +45,8 @@ impl Served {
     }
 
     async fn explain(&self) -> ExplainClient<tonic::transport::Channel> {
-        ExplainClient::connect(format!("http://{}", self.address)).await.unwrap()
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", self.address)).unwrap();
+        ExplainClient::new(endpoint.connect().await.unwrap())
     }
 }
 
