@@ -10,13 +10,13 @@ use proto::picker_v1::{
     Refusal as RefusalRecord, Score, Scorer, explain_server,
 };
 use scheduling::{
-    Body, CandidateReport, Content, Decision, Headers, PoolName, Prompt, Refusal, RefusalKind, Report, Request, Subset,
+    CandidateReport, Content, Decision, Headers, PoolName, Refusal, RefusalKind, Report, Request, Subset,
 };
 use tonic::{Response, Status};
 
 use crate::fleet::Fleet;
 use crate::recent::{Outcome, Recent, Remembered};
-use crate::{rfc3339, trace};
+use crate::{openai, rfc3339, to_proto, trace};
 
 /// How many decisions are listed when the caller does not say.
 pub const DEFAULT_LIMIT: usize = 20;
@@ -165,7 +165,7 @@ impl Explainer {
         });
         let record = match &outcome {
             Ok(decision) => decided(decision),
-            Err(refusal) => refused(refusal, status(&refusal.kind)),
+            Err(refusal) => refused(refusal, to_proto::status(&refusal.kind)),
         };
         Ok(DecisionRecord {
             pool: pool.to_string(),
@@ -198,30 +198,7 @@ fn content(body: &[u8]) -> Result<Content<'_>, RefusalKind> {
     if body.is_empty() {
         return Ok(Content::Absent);
     }
-    let value: serde_json::Value =
-        serde_json::from_slice(body).map_err(|error| RefusalKind::BadJson(error.to_string()))?;
-    let model = value.get("model").ok_or(RefusalKind::ModelMissing)?;
-    let model = model.as_str().filter(|model| !model.is_empty()).ok_or(RefusalKind::ModelNotString)?;
-    let number = |name: &str| value.get(name).and_then(serde_json::Value::as_u64);
-    Ok(Content::Parsed(Body {
-        model: model.to_owned().into(),
-        stream: value.get("stream").and_then(serde_json::Value::as_bool).unwrap_or_default(),
-        max_tokens: number("max_completion_tokens").or_else(|| number("max_tokens")),
-        prompt: Prompt::default(),
-    }))
-}
-
-/// The HTTP status that a refusal would be answered with.
-fn status(kind: &RefusalKind) -> u16 {
-    match kind {
-        RefusalKind::BadJson(_) | RefusalKind::ModelMissing | RefusalKind::ModelNotString | RefusalKind::ModelTwice => {
-            400
-        }
-        RefusalKind::UnknownModel(_) => 404,
-        RefusalKind::TooLarge { .. } => 413,
-        RefusalKind::Overloaded { .. } => 429,
-        _ => 503,
-    }
+    openai::parse(body).map(|parsed| Content::Parsed(parsed.body))
 }
 
 fn subset(members: &[String]) -> Result<Option<Subset>, Status> {

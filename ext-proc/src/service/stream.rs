@@ -205,7 +205,10 @@ impl ProcessStream {
             }
             Seen::Whole | Seen::Beginning if !is_json => (Content::Hidden, None),
             Seen::Whole | Seen::Beginning => match openai::parse(body) {
-                Ok(parsed) => (Content::Parsed(parsed.body), Some(parsed.model)),
+                Ok(parsed) => {
+                    self.observer.body_parsed(&parsed.body);
+                    (Content::Parsed(parsed.body), Some(parsed.model))
+                }
                 // Cut off by Envoy's buffer limit: not the client's fault.
                 Err(RefusalKind::BadJson(_)) if seen == Seen::Beginning => {
                     self.observer.body_hidden();
