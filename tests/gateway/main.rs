@@ -1,4 +1,24 @@
 //! The picker behind the real Envoy, in the shapes that gateways program.
+//!
+//! | theme | file |
+//! |---|---|
+//! | each request-body mode, end to end | `modes.rs` |
+//! | Envoy Gateway, AI Gateway, Istio, ours; several pools in one picker | `shapes.rs` |
+//! | bodies byte for byte, rewritten and not; headers and trailers | `bodies.rs`, `steering.rs` |
+//! | lists, subsets, served endpoints | `endpoints.rs` |
+//! | what clients get when there is no endpoint for them | `refusals.rs` |
+//! | clients that go away, pickers that are down, hang or drain | `failures.rs` |
+//! | one trace over Envoy, picker and engine | `trace.rs` |
+//! | configurations, and the harness itself | `config.rs`, `harness.rs` |
 
+mod bodies;
 mod config;
+mod endpoints;
+mod failures;
 mod harness;
+mod modes;
+mod refusals;
+mod shapes;
+mod steering;
+mod trace;
+mod world;

@@ -312,6 +312,17 @@ impl Reply {
         self.header(crate::engine::HEADER)?.parse().ok()
     }
 
+    /// The request's id: what Envoy tells in `x-request-id`, else what the engine put into its answer.
+    #[must_use]
+    pub fn request_id(&self) -> Option<String> {
+        if let Some(id) = self.header("x-request-id") {
+            return Some(id.to_owned());
+        }
+        let answer = self.json().ok().or_else(|| self.events().into_iter().next())?;
+        let id = answer["id"].as_str()?;
+        id.strip_prefix("chatcmpl-").or_else(|| id.strip_prefix("cmpl-")).map(ToOwned::to_owned)
+    }
+
     /// The body as text.
     #[must_use]
     pub fn text(&self) -> String {
