@@ -43,7 +43,11 @@ fn listener(picker: &str, mode: Mode) -> Value {
         "name": "picker",
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor",
-            "grpc_service": {"envoy_grpc": {"cluster_name": picker}},
+            "grpc_service": {
+                "envoy_grpc": {"cluster_name": picker},
+                // Tells our picker of `response_trailer_mode` below.
+                "initial_metadata": [{"key": "x-kthena-response-trailers", "value": "send"}],
+            },
             "message_timeout": "10s",
             "processing_mode": {
                 "request_header_mode": "SEND",
