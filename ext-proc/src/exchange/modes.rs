@@ -16,23 +16,6 @@ pub enum BodySend {
     FullDuplex,
 }
 
-impl std::str::FromStr for BodySend {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.to_ascii_lowercase().replace('_', "-").as_str() {
-            "none" => Ok(Self::None),
-            "streamed" => Ok(Self::Streamed),
-            "buffered" => Ok(Self::Buffered),
-            "buffered-partial" => Ok(Self::BufferedPartial),
-            "full-duplex" | "full-duplex-streamed" => Ok(Self::FullDuplex),
-            _ => Err(format!(
-                "unknown body mode `{text}`; use none, streamed, buffered, buffered-partial or full-duplex"
-            )),
-        }
-    }
-}
-
 /// The modes of both directions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Modes {
