@@ -1,0 +1,10 @@
+//! The process seen from its ports: listeners, certificates, health, files, scrapes, and its end.
+
+mod connection;
+mod drain;
+mod examples;
+mod files;
+mod health;
+mod listeners;
+mod running;
+mod scrapes;
