@@ -92,7 +92,7 @@ impl FleetCollector {
         let snapshot = self.fleet.snapshot();
         let decisions = self.counters.decisions.read();
         let help = "Requests that the endpoint was picked for.";
-        let mut family = encoder.encode_descriptor("kthena_router_decisions", help, None, MetricType::Counter)?;
+        let mut family = encoder.encode_descriptor("decisions", help, None, MetricType::Counter)?;
         for (pool, endpoint) in endpoints(&snapshot) {
             let count =
                 decisions.get(&(pool.clone(), endpoint.address)).map_or(0, |count| count.load(Ordering::Relaxed));
@@ -101,7 +101,7 @@ impl FleetCollector {
         }
         let failures = self.counters.scrape_failures.read();
         let help = "Scrapes of the endpoint's own metrics that failed.";
-        let mut family = encoder.encode_descriptor("kthena_router_scrape_failures", help, None, MetricType::Counter)?;
+        let mut family = encoder.encode_descriptor("scrape_failures", help, None, MetricType::Counter)?;
         for (pool, endpoint) in endpoints(&snapshot) {
             let count = failures.get(&endpoint.address).map_or(0, |count| count.load(Ordering::Relaxed));
             let labels = [("pool", pool.to_string()), ("endpoint", endpoint.address.to_string())];
@@ -113,7 +113,7 @@ impl FleetCollector {
     fn pools(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let snapshot = self.fleet.snapshot();
         let help = "Endpoints of the pool by readiness.";
-        let mut family = encoder.encode_descriptor("kthena_router_pool_endpoints", help, None, MetricType::Gauge)?;
+        let mut family = encoder.encode_descriptor("pool_endpoints", help, None, MetricType::Gauge)?;
         for pool in snapshot.pools.values() {
             let ready = pool.endpoints.iter().filter(|endpoint| endpoint.ready).count();
             for (name, count) in [("true", ready), ("false", pool.endpoints.len() - ready)] {
@@ -134,37 +134,31 @@ impl Collector for FleetCollector {
         let encoder = &mut encoder;
         let now = self.fleet.now();
         let help = "What runs.";
-        let mut build = encoder.encode_descriptor("kthena_router_build_info", help, None, MetricType::Gauge)?;
+        let mut build = encoder.encode_descriptor("build_info", help, None, MetricType::Gauge)?;
         ConstGauge::new(1_u64).encode(build.encode_family(&[("version", env!("CARGO_PKG_VERSION"))])?)?;
         self.pools(encoder)?;
         self.counters(encoder)?;
         self.gauge(
             encoder,
-            "kthena_router_endpoint_in_flight_requests",
+            "endpoint_in_flight_requests",
             "This picker's requests at the endpoint that have not ended.",
             |endpoint| Some(endpoint.load.requests()),
         )?;
         self.gauge(
             encoder,
-            "kthena_router_scrape_age_seconds",
+            "scrape_age_seconds",
             "Age of the endpoint's gauges; absent before the first successful scrape.",
             |endpoint| endpoint.gauges.as_ref().map(|gauges| now.since(gauges.read_at).as_secs_f64()),
         )?;
+        self.gauge(encoder, "endpoint_waiting_requests", "The engine's own queue, as last scraped.", |endpoint| {
+            endpoint.gauges.as_ref().map(|gauges| gauges.waiting)
+        })?;
+        self.gauge(encoder, "endpoint_running_requests", "The engine's own batch, as last scraped.", |endpoint| {
+            endpoint.gauges.as_ref().map(|gauges| gauges.running)
+        })?;
         self.gauge(
             encoder,
-            "kthena_router_endpoint_waiting_requests",
-            "The engine's own queue, as last scraped.",
-            |endpoint| endpoint.gauges.as_ref().map(|gauges| gauges.waiting),
-        )?;
-        self.gauge(
-            encoder,
-            "kthena_router_endpoint_running_requests",
-            "The engine's own batch, as last scraped.",
-            |endpoint| endpoint.gauges.as_ref().map(|gauges| gauges.running),
-        )?;
-        self.gauge(
-            encoder,
-            "kthena_router_endpoint_kv_cache_usage_ratio",
+            "endpoint_kv_cache_usage_ratio",
             "Used share of the engine's KV cache, as last scraped.",
             |endpoint| endpoint.gauges.as_ref()?.kv_usage.filter(|usage| usage.is_finite()),
         )

@@ -1,5 +1,5 @@
 use opentelemetry::trace::TraceId;
-use scheduling::Profile;
+use scheduling::{Declared, DeclaredEndpoint, DeclaredPool, EngineKind, Event, Gauges, Profile};
 
 use super::*;
 
@@ -116,4 +116,67 @@ fn the_prefix_ratio_needs_blocks() {
         lines(&text, "kthena_router_prefix_cache_match_ratio_sum"),
         ["kthena_router_prefix_cache_match_ratio_sum{model=\"unknown\"} 0.75"]
     );
+}
+
+fn declare(fleet: &Fleet, addresses: &[&str]) {
+    let endpoints = addresses.iter().map(|address| DeclaredEndpoint {
+        address: address.parse().unwrap(),
+        name: "default/pod".into(),
+        labels: Arc::default(),
+        ready: true,
+        engine: EngineKind::Vllm,
+    });
+    let pool = DeclaredPool { name: pool(), picker: None, endpoints: endpoints.collect() };
+    fleet.apply(Event::Declared(Declared { pools: vec![pool], ..Declared::default() }));
+}
+
+#[test]
+fn the_series_of_an_endpoint_leave_with_it() {
+    let fleet = Arc::new(Fleet::new(Profile::default()));
+    let metrics = Metrics::new(Arc::clone(&fleet), &SelfCounters::default());
+    let (stays, leaves) = ("10.0.0.1:8000", "10.0.0.2:8000");
+    declare(&fleet, &[stays, leaves]);
+    for address in [stays, leaves, leaves] {
+        metrics.picked(&pool(), address.parse().unwrap());
+    }
+    let decisions = |text: &str| lines(text, "kthena_router_decisions_total").join("\n");
+    let before = metrics.encode(false);
+    assert!(decisions(&before).contains("endpoint=\"10.0.0.2:8000\"} 2"), "{before}");
+    assert_eq!(lines(&before, "kthena_router_endpoint_in_flight_requests").len(), 2);
+    assert!(lines(&before, "kthena_router_scrape_age_seconds").is_empty(), "nothing was scraped");
+    declare(&fleet, &[stays]);
+    assert!(!metrics.encode(false).contains(leaves));
+    metrics.picked(&pool(), stays.parse().unwrap());
+    assert!(decisions(&metrics.encode(false)).contains("endpoint=\"10.0.0.1:8000\"} 2"));
+}
+
+#[test]
+fn in_flight_is_read_from_the_fleet_when_scraped() {
+    let fleet = Arc::new(Fleet::new(Profile::default()));
+    let metrics = Metrics::new(Arc::clone(&fleet), &SelfCounters::default());
+    declare(&fleet, &["10.0.0.1:8000"]);
+    let shown = || {
+        let text = metrics.encode(false);
+        lines(&text, "kthena_router_endpoint_in_flight_requests").concat()
+    };
+    let load = Arc::clone(&fleet.snapshot().pools[&pool()].endpoints[0].load);
+    let in_flight = load.begin(10);
+    assert!(shown().ends_with(" 1"), "{}", shown());
+    drop(in_flight);
+    assert!(shown().ends_with(" 0"), "{}", shown());
+}
+
+#[test]
+fn a_model_that_an_engine_serves_is_a_label_up_to_the_cap() {
+    let fleet = Arc::new(Fleet::new(Profile::default()));
+    let metrics = Metrics::new(Arc::clone(&fleet), &SelfCounters::default());
+    declare(&fleet, &["10.0.0.1:8000"]);
+    let models: Vec<Arc<str>> = (0..labels::MAX_MODELS + 5).map(|number| format!("m{number}").into()).collect();
+    let gauges = Gauges { models: Some(models.clone().into()), ..Gauges::default() };
+    fleet.apply(Event::Scraped { address: "10.0.0.1:8000".parse().unwrap(), gauges });
+    let named: Vec<_> = models.iter().map(|model| metrics.model(&pool(), Some(model))).collect();
+    assert_eq!(named[0].as_str(), "m0");
+    assert_eq!(named.iter().filter(|name| name.as_str() == "other").count(), 5);
+    assert_eq!(metrics.model(&pool(), Some("nobody's")).as_str(), "unknown");
+    assert_eq!(metrics.model(&PoolName::new("other", "pool"), Some("m-new")).as_str(), "unknown");
 }
