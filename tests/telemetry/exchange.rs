@@ -115,7 +115,7 @@ pub(crate) fn decision() -> Arc<Decision> {
     let kept = CandidateReport {
         endpoint: endpoint(PICKED, "default/pod-1"),
         removed_by: None,
-        scores: vec![Some(0.75), None],
+        scores: [Some(0.75), None].into_iter().collect(),
         total: Some(0.75),
         in_flight: 3,
         gauges_age: Some(Duration::from_millis(40)),
@@ -124,7 +124,7 @@ pub(crate) fn decision() -> Arc<Decision> {
     let removed = CandidateReport {
         endpoint: endpoint(REMOVED, "default/pod-2"),
         removed_by: Some(0),
-        scores: Vec::new(),
+        scores: [].into_iter().collect(),
         total: None,
         in_flight: 9,
         gauges_age: None,

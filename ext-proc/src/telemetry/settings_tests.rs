@@ -38,7 +38,8 @@ fn tracing_is_switched_off_by_either_variable() {
 fn the_endpoint_follows_the_rules_of_its_protocol() {
     let protocol = "OTEL_EXPORTER_OTLP_PROTOCOL";
     let traces = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
-    let cases: [(&[(&str, &str)], Protocol, &str); 8] = [
+    type Case<'a> = (&'a [(&'a str, &'a str)], Protocol, &'a str);
+    let cases: [Case<'_>; 8] = [
         (&[(ENDPOINT, "http://c:4318")], Protocol::Http, "http://c:4318/v1/traces"),
         (&[(ENDPOINT, "http://c:4318/base/")], Protocol::Http, "http://c:4318/base/v1/traces"),
         (&[(ENDPOINT, "http://c:4317")], Protocol::Grpc, "http://c:4317"),
