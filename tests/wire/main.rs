@@ -1,0 +1,14 @@
+//! The endpoint-picker protocol over real gRPC on loopback: what the transport can spoil.
+
+mod bodies;
+mod deadlines;
+mod envoy;
+mod feedback;
+mod messages;
+mod modes;
+mod orders;
+mod picker;
+mod refusals;
+mod repetition;
+mod steering;
+mod which_pool;
