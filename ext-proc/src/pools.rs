@@ -138,7 +138,10 @@ mod tests {
 
     use super::*;
 
-    fn fleet(pools: &[(&str, &str, Option<(&str, Option<u16>)>)]) -> Snapshot {
+    /// Namespace, name, and the picker Service with its port.
+    type Declared = (&'static str, &'static str, Option<(&'static str, Option<u16>)>);
+
+    fn fleet(pools: &[Declared]) -> Snapshot {
         let pools = pools.iter().map(|(namespace, name, picker)| {
             let name = PoolName::new(namespace, name);
             let picker = picker.map(|(service, port)| (Arc::from(service), port));
