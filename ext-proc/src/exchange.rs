@@ -183,7 +183,12 @@ impl Exchange {
         self.phase = Phase::Answered;
         let replaced = answer.body.take();
         if let (Some(body), true) = (&replaced, self.had_content_length) {
-            answer.content_length = Some(body.len());
+            if self.overridden {
+                // Envoy 1.40 then keeps the client's, ignores a new one, and accepts only its removal.
+                answer.remove.push("content-length");
+            } else {
+                answer.content_length = Some(body.len());
+            }
         }
         let answer = Box::new(answer);
         match self.end {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tests::engine::Fault;
+use tests::engine::{EngineConfig, Fault};
 use tests::process::Signal;
 use tests::shapes::plain::{self, Body};
 use tests::shapes::{ai_gateway, envoy_gateway, istio, standalone};
@@ -63,7 +63,8 @@ async fn a_client_that_goes_away_in_the_middle_of_its_request_leaves_nothing_in_
 
 #[tokio::test]
 async fn an_engine_that_breaks_off_or_fails_leaves_nothing_in_flight() {
-    let world = World::instant(1).await;
+    // Words a millisecond apart: the answer has begun when it breaks.
+    let world = World::start(vec![EngineConfig::timed("m", 0.1)], Vec::new(), |options| options).await;
     for body in Body::ALL {
         let (_envoy, client) = envoy(plain::config(&world.pool(), body)).await;
         let ask = || client.chat("m", &[("user", "x")]).stream(true).send();
@@ -171,7 +172,7 @@ async fn a_picker_that_is_told_to_stop_finishes_what_runs_and_takes_no_more() {
 
 #[tokio::test]
 async fn a_picker_that_is_told_to_stop_does_not_wait_beyond_its_drain_timeout() {
-    let mut endless = tests::engine::EngineConfig::timed("m", 1.0);
+    let mut endless = EngineConfig::timed("m", 1.0);
     endless.timing.token_interval = Duration::from_secs(3600);
     let world = World::start(vec![endless], Vec::new(), |options| options.flag("--drain-timeout", "500ms")).await;
     let (_envoy, client) = envoy(plain::config(&world.pool(), Body::FullDuplex)).await;

@@ -2,9 +2,10 @@
 
 use tests::client::Client;
 use tests::engine::EngineConfig;
+use tests::poll;
 use tests::shapes::{GatewayConfig, ai_gateway, envoy_gateway, istio, plain, standalone};
 
-use crate::world::{MODEL, World, addresses, envoy, long_prompt};
+use crate::world::{MODEL, SOON, World, addresses, envoy, long_prompt};
 
 /// Requests to either virtual host are answered by the picked endpoint of its pool, streamed and
 /// whole, with a body and without.
@@ -79,8 +80,11 @@ async fn our_standalone_configuration_drives_traffic_as_it_stands() {
     let models = client.get("/v1/models").send().await.unwrap();
     world.assert_picked(&models).await;
     world.assert_idle().await;
-    let logged = envoy.log().lines().filter(|line| line.contains("\"picked\"")).count();
-    assert!(logged >= 14, "{}", envoy.log());
+    poll::until("the access log", SOON, async || {
+        (envoy.log().lines().filter(|line| line.contains("\"picked\"")).count() == 15).then_some(())
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test]

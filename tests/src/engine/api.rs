@@ -231,7 +231,14 @@ impl Answer {
             Step::Reset => Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset)),
         });
         let headers = [("content-type", "text/event-stream; charset=utf-8")];
-        (headers, Body::from_stream(events.map(|event| event.map(Bytes::from)))).into_response()
+        let events = events.then(async |event: Result<String, std::io::Error>| {
+            if event.is_err() {
+                // The server sends what it has when it must wait: the break comes after the words, not instead.
+                tokio::task::yield_now().await;
+            }
+            event.map(Bytes::from)
+        });
+        (headers, Body::from_stream(events)).into_response()
     }
 
     fn chunk(&self, choices: &Value, usage: Option<Value>) -> Value {

@@ -142,13 +142,14 @@ impl Engine {
         Ok(())
     }
 
-    /// The requests received to `/v1/…`, oldest first; the last thousand.
+    /// The requests that came through a gateway (those carry an `x-request-id`), oldest first; the last
+    /// thousand.
     #[must_use]
     pub fn received(&self) -> Vec<Received> {
         self.state.record.all()
     }
 
-    /// How many requests to `/v1/…` it has received in all.
+    /// How many requests have come through a gateway in all.
     #[must_use]
     pub fn received_count(&self) -> u64 {
         self.state.record.count()

@@ -47,7 +47,12 @@ pub(super) struct Record {
 }
 
 impl Record {
+    /// Remembers a request that came through a gateway: those carry an `x-request-id`, and a picker
+    /// that asks for our models does not.
     pub(super) fn push(&self, parts: &http::request::Parts, body: &Bytes, trailers: Option<HeaderMap>) {
+        if !parts.headers.contains_key("x-request-id") {
+            return;
+        }
         let received = Received {
             method: parts.method.clone(),
             path: parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),

@@ -28,7 +28,7 @@ impl Body {
     pub const VISIBLE: [Self; 4] = [Self::Buffered, Self::Streamed, Self::FullDuplex, Self::Override];
 }
 
-/// The configuration for one pool. Fails closed; retries another endpoint when one cannot be reached.
+/// The configuration for one pool, whose cluster has its name. Fails closed; retries another endpoint when one cannot be reached.
 #[must_use]
 pub fn config(pool: &Pool, body: Body) -> GatewayConfig {
     let mode = match body {
@@ -39,8 +39,10 @@ pub fn config(pool: &Pool, body: Body) -> GatewayConfig {
     };
     let mut grpc_service =
         json!({"envoy_grpc": {"cluster_name": "picker", "authority": pool.picker_host(".svc:9002")}});
+    grpc_service["initial_metadata"] = json!([{"key": "x-kthena-response-trailers", "value": "send"}]);
     if body == Body::Override {
-        grpc_service["initial_metadata"] = json!([{"key": "x-kthena-mode-override", "value": "full-duplex"}]);
+        let hint = json!({"key": "x-kthena-mode-override", "value": "full-duplex"});
+        grpc_service["initial_metadata"].as_array_mut().expect("just made").push(hint);
     }
     let filter = ext_proc(
         "envoy.filters.http.ext_proc",
@@ -67,7 +69,7 @@ pub fn config(pool: &Pool, body: Body) -> GatewayConfig {
         "stat_prefix": "http",
         "route_config": {"name": "http", "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{
             "match": {"prefix": "/"},
-            "route": {"cluster": "engines", "timeout": "0s", "retry_policy": {
+            "route": {"cluster": pool.name, "timeout": "0s", "retry_policy": {
                 "retry_on": "connect-failure", "num_retries": 2, "retry_host_predicate": [{
                     "name": "envoy.retry_host_predicates.previous_hosts",
                     "typed_config": {
@@ -78,7 +80,7 @@ pub fn config(pool: &Pool, body: Body) -> GatewayConfig {
         }]}]},
         "http_filters": [filter, router()],
     });
-    let mut engines: Value = static_cluster("engines", &pool.endpoints);
+    let mut engines: Value = static_cluster(&pool.name, &pool.endpoints);
     engines["load_balancing_policy"] = override_host(&json!([from_metadata(), from_header()]), true, "round_robin");
     let mut config = GatewayConfig::new(&manager, vec![http2(static_cluster("picker", &[pool.picker])), engines]);
     // BUFFERED answers 413 by itself above this.
