@@ -13,6 +13,7 @@ pub mod fleet;
 pub mod from_proto;
 pub mod health;
 pub mod hold;
+mod istio_authority;
 pub mod listen;
 mod manifest;
 pub mod metrics;

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
@@ -17,6 +17,7 @@ use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
 use crate::args::TlsMode;
+use crate::istio_authority::Rewriter;
 use crate::tls::Certificate;
 
 /// How long a client may take to send its first byte and to finish its handshake.
@@ -106,7 +107,7 @@ async fn greet(
             Some(certificate) => Either::Right(TlsAcceptor::from(certificate.current()).accept(stream).await?),
             None => Either::Left(stream),
         };
-        Ok(Connection { io, arrival: Arrival { local, peer, tls } })
+        Ok(Connection { io, authorities: Rewriter::new(), arrival: Arrival { local, peer, tls } })
     };
     let deadline = tokio::time::timeout(HANDSHAKE_DEADLINE, greeting).await;
     deadline.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(|error| (peer, error))
@@ -124,6 +125,7 @@ async fn is_tls(stream: &TcpStream) -> io::Result<bool> {
 #[derive(Debug)]
 pub struct Connection {
     io: Either<TcpStream, TlsStream<TcpStream>>,
+    authorities: Rewriter,
     arrival: Arrival,
 }
 
@@ -137,7 +139,24 @@ impl Connected for Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_read(cx, buffer)
+        let this = self.get_mut();
+        loop {
+            if this.authorities.deliver(buffer) {
+                return Poll::Ready(Ok(()));
+            }
+            let before = buffer.filled().len();
+            ready!(Pin::new(&mut this.io).poll_read(cx, buffer))?;
+            let fresh = buffer.filled_mut().get_mut(before..).unwrap_or_default();
+            if fresh.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            let whole = this.authorities.pass(fresh);
+            buffer.set_filled(before + whole);
+            // Nothing read means the end to our reader: then it is not time to return.
+            if whole > 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 }
 

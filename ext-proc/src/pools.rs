@@ -73,19 +73,25 @@ fn named<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a Pool> {
     }
 }
 
-/// `svc[:port]`, `svc.ns[:port]`, `svc.ns.svc[:port]` or `svc.ns.svc.<cluster domain>[:port]`.
+/// `svc[:port]`, `svc.ns[:port]`, `svc.ns.svc[:port]` or `svc.ns.svc.<cluster domain>[:port]`; from Istio
+/// `outbound|port|subset|svc.ns.svc.<cluster domain>`, whose `|` are `+` by now.
 fn by_picker<'a>(snapshot: &'a Snapshot, authority: &Authority) -> Option<&'a Pool> {
-    let mut labels = authority.host().trim_end_matches('.').splitn(4, '.');
+    let mut of_istio = authority.host().strip_prefix("outbound+").into_iter().flat_map(|rest| rest.splitn(3, '+'));
+    let (host, port) = match (of_istio.next(), of_istio.nth(1)) {
+        (Some(port), Some(host)) => (host, port.parse().ok()),
+        _ => (authority.host(), authority.port_u16()),
+    };
+    let mut labels = host.trim_end_matches('.').splitn(4, '.');
     let service = labels.next().filter(|service| !service.is_empty())?;
     let namespace = labels.next();
     if labels.next().is_some_and(|third| third != "svc") {
         return None;
     }
     let matches = |pool: &&Pool| {
-        pool.picker.as_ref().is_some_and(|(name, port)| {
+        pool.picker.as_ref().is_some_and(|(name, port_of_pool)| {
             **name == *service
                 && namespace.is_none_or(|namespace| *pool.name.namespace == *namespace)
-                && match (port, authority.port_u16()) {
+                && match (port_of_pool, port) {
                     (Some(pool), Some(asked)) => *pool == asked,
                     _ => true,
                 }
@@ -188,6 +194,8 @@ mod tests {
             "llama-epp.a.svc:9002",
             "llama-epp.a.svc.cluster.local",
             "llama-epp.a.svc.cluster.local:9002",
+            "outbound+9002++llama-epp.a.svc.cluster.local",
+            "outbound+9002+v1+llama-epp.a.svc.cluster.local",
         ] {
             assert_eq!(by_authority(&two(), authority).as_deref(), Some("a/llama"), "{authority}");
         }
@@ -196,7 +204,13 @@ mod tests {
 
     #[test]
     fn an_authority_of_another_namespace_port_or_domain_is_no_match() {
-        for authority in ["llama-epp.b", "llama-epp.a:9003", "llama-epp.a.example", "127.0.0.1:9002"] {
+        for authority in [
+            "llama-epp.b",
+            "llama-epp.a:9003",
+            "outbound+9003++llama-epp.a.svc.cluster.local",
+            "llama-epp.a.example",
+            "127.0.0.1:9002",
+        ] {
             assert_eq!(by_authority(&two(), authority), None, "{authority}");
         }
     }
