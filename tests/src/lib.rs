@@ -10,6 +10,7 @@
 pub mod cache;
 pub mod client;
 pub mod config_dir;
+pub mod demo;
 pub mod engine;
 pub mod envoy;
 pub mod generated;

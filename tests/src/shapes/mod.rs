@@ -92,6 +92,14 @@ impl GatewayConfig {
         &mut self.config["static_resources"]["listeners"][0]
     }
 
+    /// All listeners, to be varied.
+    ///
+    /// # Panics
+    /// Never: there are listeners.
+    pub fn listeners(&mut self) -> &mut Vec<Value> {
+        self.config["static_resources"]["listeners"].as_array_mut().expect("listeners")
+    }
+
     /// The first ext_proc filter's configuration, to be varied.
     ///
     /// # Panics
@@ -173,7 +181,7 @@ impl GatewayConfig {
     }
 }
 
-fn load_assignment(name: &str, endpoints: &[SocketAddr]) -> Value {
+pub(crate) fn load_assignment(name: &str, endpoints: &[SocketAddr]) -> Value {
     let endpoint = |endpoint: &SocketAddr| json!({"endpoint": {"address": {"socket_address": {"address": endpoint.ip(), "port_value": endpoint.port()}}}});
     let endpoints: Vec<Value> = endpoints.iter().map(endpoint).collect();
     json!({"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]})
