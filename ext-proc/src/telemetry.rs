@@ -20,7 +20,7 @@ use opentelemetry_sdk::trace::{
 };
 use tokio::runtime::Handle;
 use tracing::{Dispatch, Metadata};
-use tracing_subscriber::filter::{EnvFilter, FilterExt, filter_fn};
+use tracing_subscriber::filter::{EnvFilter, FilterExt, LevelFilter, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, Registry};
 
@@ -91,7 +91,7 @@ impl Telemetry {
                 .with_target(false)
                 .with_tracked_inactivity(false)
                 .with_context_activation(false)
-                .with_filter(filter_fn(for_trace))
+                .with_filter(filter_fn(for_trace).with_max_level_hint(LevelFilter::INFO))
         });
         let log = tracing_subscriber::fmt::layer().with_writer(writer);
         let log: Box<dyn Layer<Registry> + Send + Sync> = match format {
@@ -99,8 +99,14 @@ impl Telemetry {
             LogFormat::Json => log.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
         };
         // Our spans are for the trace; formatting them for a log that does not show them costs.
-        let log = log.with_filter(filter.and(filter_fn(|metadata| metadata.target() != TARGET)));
-        let dispatch = Dispatch::new(Registry::default().with(log).with(spans));
+        let not_ours = filter_fn(|metadata| metadata.target() != TARGET).with_max_level_hint(LevelFilter::TRACE);
+        let log = Registry::default().with(log.with_filter(filter.and(not_ours)));
+        // Not `with(None)`: an absent layer takes every span of every library, and the HTTP/2 library
+        // opens several for each message.
+        let dispatch = match spans {
+            Some(spans) => Dispatch::new(log.with(spans)),
+            None => Dispatch::new(log),
+        };
         let telemetry =
             Self { dispatch, provider, tracing: tracer.map(|tracer| Tracing::new(tracer, settings.propagate)) };
         tracing::dispatcher::with_default(&telemetry.dispatch, || {
@@ -223,4 +229,21 @@ fn resource(settings: &Settings) -> Resource {
         .with_attributes(given)
         .with_service_name(settings.service_name.clone())
         .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn without_tracing_no_span_of_a_library_is_made() {
+        let settings = Settings::read(&|_| None);
+        let telemetry =
+            Telemetry::new(&settings, LogFormat::Text, "info", &SelfCounters::default(), std::io::sink);
+        tracing::dispatcher::with_default(telemetry.dispatch(), || {
+            assert!(tracing::trace_span!(target: "h2::proto", "poll").is_disabled());
+            assert!(tracing::debug_span!("ours").is_disabled());
+            assert!(!tracing::info_span!("for the log").is_disabled());
+        });
+    }
 }
