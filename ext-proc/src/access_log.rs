@@ -16,6 +16,10 @@ use crate::rfc3339;
 /// Lines that may wait for the writer.
 const QUEUE: usize = 4_096;
 
+/// How long lines gather after the first of a quiet time: writing each at once would cost every
+/// exchange a thread's wake-up and a system call.
+const GATHER: Duration = Duration::from_millis(10);
+
 /// How a line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
@@ -322,7 +326,12 @@ fn write_all(lines: &Receiver<Message>, writer: Box<dyn Write + Send>, format: F
             Err(TryRecvError::Empty) => {
                 let _ = writer.flush();
                 match lines.recv() {
-                    Ok(message) => message,
+                    Ok(message) => {
+                        if matches!(message, Message::Line(_)) {
+                            std::thread::park_timeout(GATHER);
+                        }
+                        message
+                    }
                     Err(_) => break,
                 }
             }
