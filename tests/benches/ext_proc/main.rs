@@ -118,14 +118,16 @@ async fn measure(args: &Args) -> Result<()> {
 
     let config_dir = ConfigDir::new()?;
     config_dir.pool(POOL, &endpoints)?;
+    tests::picker::binary().await?;
+    // What is started inherits the processor, and so knows that it has only one.
+    let pinned = cpu::pin(std::process::id(), 1);
     let noop = start_noop(&endpoints).await?;
     let ours = if args.noise { start_noop(&endpoints).await? } else { start_ours(&config_dir, &args.picker).await? };
     let pickers = [("noop", noop.address()), ("ours", ours.address())];
     let envoy = Envoy::start(gateway::config(&pickers, &modes, &endpoints)).await?;
     let pickers = [("noop", noop.pid()), ("ours", ours.pid())];
 
-    let pinned = [noop.pid(), ours.pid(), envoy.process().pid()].into_iter().all(|pid| cpu::pin(pid, 1))
-        && cpu::pin(std::process::id(), 0);
+    let pinned = pinned && cpu::pin(std::process::id(), 0);
     let mut report = Report::new(pinned, args);
     let mut cells: Vec<(usize, Mode, (&str, u32))> = Vec::new();
     for size in &args.sizes {
