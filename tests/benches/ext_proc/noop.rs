@@ -1,8 +1,9 @@
-//! The floor: an ext_proc server of the same crates that does what every body-aware picker must and
-//! nothing else. It waits for the end of the body, sends a `FULL_DUPLEX_STREAMED` body back without
-//! a copy, and picks in turn. It parses nothing, measures nothing, logs nothing.
+//! The floor: an ext_proc server of the same crates that does what the endpoint-picker protocol asks
+//! of every picker and nothing else. It waits for the end of the body, sends a `FULL_DUPLEX_STREAMED`
+//! body back without a copy, picks in turn, and says so by header and metadata. It parses nothing,
+//! measures nothing, logs nothing.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,6 +22,8 @@ use envoy_types::pb::envoy::service::ext_proc::v3::{
     BodyMutation, BodyResponse, CommonResponse, HeaderMutation, HeadersResponse, HttpBody, ProcessingRequest,
     ProcessingResponse, StreamedBodyResponse, TrailersResponse,
 };
+use envoy_types::pb::google::protobuf::value::Kind;
+use envoy_types::pb::google::protobuf::{Struct, Value};
 use futures_util::{Stream, stream};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -66,8 +69,9 @@ impl ExternalProcessor for InTurn {
         };
         let answers = stream::try_unfold(exchange, async |mut exchange| {
             loop {
-                if let Some(answer) = exchange.answers.pop_front() {
-                    let answer = ProcessingResponse { response: Some(answer), ..ProcessingResponse::default() };
+                if let Some((answer, dynamic_metadata)) = exchange.answers.pop_front() {
+                    let response = Some(answer);
+                    let answer = ProcessingResponse { response, dynamic_metadata, ..ProcessingResponse::default() };
                     return Ok(Some((answer, exchange)));
                 }
                 let Some(message) = exchange.messages.message().await? else { return Ok(None) };
@@ -84,7 +88,7 @@ struct Exchange {
     /// The body is ours to send back.
     duplex: bool,
     held: Vec<Vec<u8>>,
-    answers: VecDeque<Answer>,
+    answers: VecDeque<(Answer, Option<Struct>)>,
 }
 
 impl Exchange {
@@ -93,41 +97,39 @@ impl Exchange {
             self.duplex = config.request_body_mode == BodySendMode::FullDuplexStreamed as i32;
         }
         match message.request {
-            Some(Message::RequestHeaders(headers)) if headers.end_of_stream => {
-                let response = self.turns.pick();
-                self.answers.push_back(Answer::RequestHeaders(response));
-            }
+            Some(Message::RequestHeaders(headers)) if headers.end_of_stream => self.headers_picked(),
             Some(Message::RequestHeaders(_)) if self.duplex => {}
-            Some(Message::RequestHeaders(_)) => {
-                self.answers.push_back(Answer::RequestHeaders(HeadersResponse::default()));
-            }
+            Some(Message::RequestHeaders(_)) => self.say(Answer::RequestHeaders(HeadersResponse::default())),
             Some(Message::RequestBody(body)) => self.body(body),
-            Some(Message::RequestTrailers(_)) => {
-                self.answers.push_back(Answer::RequestTrailers(TrailersResponse::default()));
-            }
-            Some(Message::ResponseHeaders(_)) => {
-                self.answers.push_back(Answer::ResponseHeaders(HeadersResponse::default()));
-            }
-            Some(Message::ResponseTrailers(_)) => {
-                self.answers.push_back(Answer::ResponseTrailers(TrailersResponse::default()));
-            }
+            Some(Message::RequestTrailers(_)) => self.say(Answer::RequestTrailers(TrailersResponse::default())),
+            Some(Message::ResponseHeaders(_)) => self.say(Answer::ResponseHeaders(HeadersResponse::default())),
+            Some(Message::ResponseTrailers(_)) => self.say(Answer::ResponseTrailers(TrailersResponse::default())),
             Some(Message::ResponseBody(_)) | None => {}
         }
     }
 
+    fn say(&mut self, answer: Answer) {
+        self.answers.push_back((answer, None));
+    }
+
+    fn headers_picked(&mut self) {
+        let (response, metadata) = self.turns.pick();
+        self.answers.push_back((Answer::RequestHeaders(HeadersResponse { response: Some(response) }), Some(metadata)));
+    }
+
     fn body(&mut self, body: HttpBody) {
         if !self.duplex {
-            let response = self.turns.pick().response;
-            self.answers.push_back(Answer::RequestBody(BodyResponse { response }));
+            let (response, metadata) = self.turns.pick();
+            self.answers.push_back((Answer::RequestBody(BodyResponse { response: Some(response) }), Some(metadata)));
             return;
         }
         self.held.push(body.body);
         if body.end_of_stream {
-            let response = self.turns.pick();
-            self.answers.push_back(Answer::RequestHeaders(response));
+            self.headers_picked();
             let last = self.held.len() - 1;
-            let pieces = std::mem::take(&mut self.held).into_iter().enumerate();
-            self.answers.extend(pieces.map(|(index, body)| send_back(body, index == last)));
+            for (index, piece) in std::mem::take(&mut self.held).into_iter().enumerate() {
+                self.say(send_back(piece, index == last));
+            }
         }
     }
 }
@@ -140,15 +142,15 @@ fn send_back(body: Vec<u8>, end_of_stream: bool) -> Answer {
 }
 
 impl Turns {
-    fn pick(&self) -> HeadersResponse {
-        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.addresses.len();
-        let value = HeaderValue {
-            key: "x-gateway-destination-endpoint".to_owned(),
-            raw_value: self.addresses[turn].clone().into_bytes(),
-            ..HeaderValue::default()
-        };
+    fn pick(&self) -> (CommonResponse, Struct) {
+        const HEADER: &str = "x-gateway-destination-endpoint";
+        let address = &self.addresses[self.next.fetch_add(1, Ordering::Relaxed) % self.addresses.len()];
+        let value =
+            HeaderValue { key: HEADER.to_owned(), raw_value: address.clone().into_bytes(), ..HeaderValue::default() };
         let set_headers = vec![HeaderValueOption { header: Some(value), ..HeaderValueOption::default() }];
         let header_mutation = Some(HeaderMutation { set_headers, remove_headers: Vec::new() });
-        HeadersResponse { response: Some(CommonResponse { header_mutation, ..CommonResponse::default() }) }
+        let entry = |key: &str, kind| Struct { fields: HashMap::from([(key.to_owned(), Value { kind: Some(kind) })]) };
+        let metadata = entry("envoy.lb", Kind::StructValue(entry(HEADER, Kind::StringValue(address.clone()))));
+        (CommonResponse { header_mutation, ..CommonResponse::default() }, metadata)
     }
 }
