@@ -276,19 +276,6 @@ impl AccessLog {
         Self::writing_to(writer, settings.format, dropped).map(Some)
     }
 
-    /// Starts the writer as this process's `ACCESS_LOG_*` variables say. `None` when it is switched off.
-    ///
-    /// # Errors
-    /// As [`AccessLog::start`].
-    pub fn from_environment(dropped: Counter) -> io::Result<Option<Self>> {
-        let mut warnings = Vec::new();
-        let settings = Settings::read(&|name| std::env::var(name).ok(), &mut warnings);
-        for warning in warnings {
-            tracing::warn!(%warning, "A setting of the access log is ignored.");
-        }
-        Self::start(&settings, dropped)
-    }
-
     /// Starts a writer of `format` to `writer`.
     ///
     /// # Errors

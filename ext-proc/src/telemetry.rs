@@ -7,7 +7,7 @@ pub mod settings;
 
 mod exporter;
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -18,12 +18,14 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, Sampler as SdkSampler, SdkTracerProvider, SpanExporter,
 };
+use prometheus_client::metrics::counter::Counter;
 use tokio::runtime::Handle;
 use tracing::{Dispatch, Metadata};
 use tracing_subscriber::filter::{EnvFilter, FilterExt, LevelFilter, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, Registry};
 
+use crate::access_log::{self, AccessLog};
 use crate::metrics::SelfCounters;
 use crate::trace::{TARGET, Tracing};
 use exporter::{Bounded, Console, Counted};
@@ -158,6 +160,20 @@ impl Telemetry {
     }
 }
 
+/// Starts the access log as this process's `ACCESS_LOG_*` variables say; their warnings are logged.
+/// `None` when it is switched off.
+///
+/// # Errors
+/// As [`AccessLog::start`].
+pub fn access_log_from_environment(dropped: Counter) -> io::Result<Option<AccessLog>> {
+    let mut warnings = Vec::new();
+    let settings = access_log::Settings::read(&|name| std::env::var(name).ok(), &mut warnings);
+    for warning in warnings {
+        tracing::warn!(%warning, "A setting of the access log is ignored.");
+    }
+    AccessLog::start(&settings, dropped)
+}
+
 /// What the trace takes: our spans, and what our own code logs within them.
 fn for_trace(metadata: &Metadata<'_>) -> bool {
     metadata.target() == TARGET
@@ -238,8 +254,7 @@ mod tests {
     #[tokio::test]
     async fn without_tracing_no_span_of_a_library_is_made() {
         let settings = Settings::read(&|_| None);
-        let telemetry =
-            Telemetry::new(&settings, LogFormat::Text, "info", &SelfCounters::default(), std::io::sink);
+        let telemetry = Telemetry::new(&settings, LogFormat::Text, "info", &SelfCounters::default(), std::io::sink);
         tracing::dispatcher::with_default(telemetry.dispatch(), || {
             assert!(tracing::trace_span!(target: "h2::proto", "poll").is_disabled());
             assert!(tracing::debug_span!("ours").is_disabled());
