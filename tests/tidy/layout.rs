@@ -24,6 +24,7 @@ fn the_top_is_the_customers() {
         top.iter().filter(|name| !name.starts_with('.') && !TOP.contains(name)),
         "The top level shows what a customer looks for; put it into one of these folders or make it a dotfile:",
     );
+    refuse(TOP.iter().filter(|name| !top.contains(**name)), "These belong to the top level and are gone:");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod arrows;
 mod dependencies;
 mod documents;
+mod examples;
 mod layout;
 mod repository;
 mod sources;

@@ -1,0 +1,68 @@
+//! What a user copies works.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::CommandFactory as _;
+use kthena_ext_proc::args::Args;
+use kthena_ext_proc::files::ConfigDir;
+use kthena_ext_proc::fleet::Fleet;
+use kthena_ext_proc::health::Readiness;
+use scheduling::Profile;
+use tests::poll;
+
+use crate::repository::{FILES, File, refuse, root};
+
+fn readme() -> &'static File {
+    FILES.iter().find(|file| file.path == "README.md").expect("README.md is committed")
+}
+
+#[tokio::test]
+async fn every_example_folder_is_a_fleet() {
+    let folders: BTreeSet<&str> = FILES
+        .iter()
+        .filter(|file| file.path.starts_with("gateway-api-examples/") && file.path.ends_with(".yaml"))
+        .filter_map(|file| Some(file.path.rsplit_once('/')?.0))
+        .collect();
+    assert!(!folders.is_empty(), "gateway-api-examples/ has no manifests");
+    for folder in folders {
+        let config_dir = ConfigDir::new(&root().join(folder)).expect("the folder can be listed");
+        let declarations = config_dir.declarations();
+        let fleet = Arc::new(Fleet::new(Profile::default()));
+        let following = config_dir.follow(Arc::clone(&fleet), Readiness::default(), Arc::new(|| {}));
+        let status = tokio::select! {
+            ended = following => panic!("{folder}: reading ended: {ended:?}"),
+            read = poll::until("the folder's manifests", Duration::from_secs(10), async || {
+                let status = declarations.status.load_full();
+                (status.generation > 0 || status.last_error.is_some()).then_some(status)
+            }) => read.expect("a folder is read in time"),
+        };
+        assert_eq!(status.last_error, None, "{folder} does not load");
+        assert!(!fleet.snapshot().pools.is_empty(), "{folder} declares no InferencePool");
+    }
+}
+
+#[test]
+fn the_scheduler_configuration_in_the_readme_loads() {
+    let yaml = readme().text.split("```yaml").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+    let value = serde_saphyr::from_str(yaml).expect("it is YAML");
+    let profile = Profile::from_value(&value).expect("it is a profile");
+    refuse(profile.notes(), "The example has parts that are ignored:");
+}
+
+#[test]
+fn every_flag_in_the_readme_exists() {
+    // Cargo's, and the demo's.
+    const FOREIGN: &[&str] = &["bench", "bin", "help", "keep", "nocapture", "release", "test"];
+    let command = Args::command();
+    let known: BTreeSet<&str> = command.get_arguments().filter_map(clap::Arg::get_long).collect();
+    let flags = readme().text.split(|letter: char| !(letter.is_alphanumeric() || letter == '-'));
+    refuse(
+        flags
+            .filter_map(|word| word.strip_prefix("--"))
+            .filter(|flag| flag.starts_with(|letter: char| letter.is_alphabetic()))
+            .filter(|flag| !known.contains(flag) && !FOREIGN.contains(flag)),
+        "README.md names flags that the picker does not have:",
+    );
+}
