@@ -38,7 +38,7 @@ fn server(name: &str, engine: &str, port: u16) -> server::ModelServer {
     }))
 }
 
-fn route(rule: Value) -> route::ModelRoute {
+fn route(rule: &Value) -> route::ModelRoute {
     object(json!({
         "apiVersion": "networking.serving.volcano.sh/v1alpha1", "kind": "ModelRoute",
         "metadata": {"name": "r", "namespace": "ns", "creationTimestamp": "1970-01-01T00:01:00Z"},
@@ -107,7 +107,7 @@ fn a_pool_without_ports_is_refused() {
     assert_eq!(error.field, "spec.targetPorts");
 }
 
-fn declared_route(rule: Value) -> Result<ModelRoute, InvalidResource> {
+fn declared_route(rule: &Value) -> Result<ModelRoute, InvalidResource> {
     let resources = Resources { model_routes: vec![route(rule)], ..Resources::default() };
     declare(&resources).map(|mut declared| declared.model_routes.remove(0))
 }
@@ -115,7 +115,7 @@ fn declared_route(rule: Value) -> Result<ModelRoute, InvalidResource> {
 #[test]
 fn exact_goes_before_prefix_and_prefix_before_regex() {
     let uri = |condition: Value| {
-        let route = declared_route(json!({"modelMatch": {"uri": condition}, "targetModels": []})).unwrap();
+        let route = declared_route(&json!({"modelMatch": {"uri": condition}, "targetModels": []})).unwrap();
         format!("{:?}", route.rules[0].uri.as_ref().unwrap())
     };
     assert_eq!(uri(json!({"exact": "a", "prefix": "b", "regex": "c"})), r#"Exact("a")"#);
@@ -126,7 +126,7 @@ fn exact_goes_before_prefix_and_prefix_before_regex() {
 
 #[test]
 fn a_bad_regex_names_its_field() {
-    let error = declared_route(json!({"modelMatch": {"headers": {"X-Tier": {"regex": "("}}}, "targetModels": []}));
+    let error = declared_route(&json!({"modelMatch": {"headers": {"X-Tier": {"regex": "("}}}, "targetModels": []}));
     let error = error.unwrap_err();
     assert_eq!(error.name, "ns/r");
     assert_eq!(error.field, "spec.rules[0].modelMatch.headers.X-Tier.regex");
@@ -135,7 +135,7 @@ fn a_bad_regex_names_its_field() {
 #[test]
 fn weights_default_to_equal_or_to_the_clusters_hundred() {
     let weights = |targets: Value| {
-        let route = declared_route(json!({"targetModels": targets})).unwrap();
+        let route = declared_route(&json!({"targetModels": targets})).unwrap();
         assert_eq!(route.created, Some(60));
         route.rules[0].targets.iter().map(|target| (target.model_server.to_string(), target.weight)).collect::<Vec<_>>()
     };
@@ -148,6 +148,6 @@ fn weights_default_to_equal_or_to_the_clusters_hundred() {
         weights(json!([{"modelServerName": "a", "weight": 0}, {"modelServerName": "b"}])),
         [named("ns/a", 0), named("ns/b", 100)]
     );
-    let error = declared_route(json!({"targetModels": [{"modelServerName": "a", "weight": 101}]})).unwrap_err();
+    let error = declared_route(&json!({"targetModels": [{"modelServerName": "a", "weight": 101}]})).unwrap_err();
     assert_eq!(error.field, "spec.rules[0].targetModels[0].weight");
 }
