@@ -16,7 +16,7 @@ use tonic::{Response, Status};
 
 use crate::fleet::Fleet;
 use crate::recent::{Outcome, Recent, Remembered};
-use crate::{openai, rfc3339, to_proto, trace};
+use crate::{openai, rfc3339, to_proto};
 
 /// How many decisions are listed when the caller does not say.
 pub const DEFAULT_LIMIT: usize = 20;
@@ -53,7 +53,7 @@ fn decided(decision: &Decision) -> DecisionRecord {
         target_model: decision.rewrite_model.as_deref().unwrap_or_default().to_owned(),
         endpoint: endpoints.first().cloned().unwrap_or_default(),
         endpoints,
-        reason: trace::reason(&decision.reason),
+        reason: decision.to_string(),
         ..considered(&decision.report, &decision.ranked)
     }
 }

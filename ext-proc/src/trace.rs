@@ -11,7 +11,7 @@ use opentelemetry::trace::{Event, Span as _, SpanBuilder, SpanKind, Status, Trac
 use opentelemetry::{Array, Context, KeyValue, StringValue, Value};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracer;
-use scheduling::{CandidateReport, Decision, Headers, Reason, RefusalKind, Report};
+use scheduling::{CandidateReport, Decision, Headers, RefusalKind, Report};
 use tonic::metadata::MetadataMap;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
@@ -140,7 +140,7 @@ impl ExchangeSpan {
         let mut attributes = describe(report);
         attributes.push(KeyValue::new("kthena.outcome", "picked"));
         attributes.push(KeyValue::new("kthena.fallback.count", count(decision.ranked.len().saturating_sub(1))));
-        attributes.push(KeyValue::new("kthena.reason", reason(&decision.reason)));
+        attributes.push(KeyValue::new("kthena.reason", decision.to_string()));
         let picked = decision.ranked.first().and_then(|index| report.candidates.get(*index));
         if let Some(picked) = picked {
             let address = picked.endpoint.address;
@@ -199,16 +199,6 @@ fn outcome(kind: &RefusalKind) -> &'static str {
         RefusalKind::NoneReady(_) | RefusalKind::SubsetEmpty | RefusalKind::FilteredOut { .. } => "no_endpoints",
         RefusalKind::Deadline { .. } => "deadline",
         _ => "refused",
-    }
-}
-
-/// Why the first endpoint was chosen, in a sentence.
-#[must_use]
-pub fn reason(reason: &Reason) -> String {
-    match reason {
-        Reason::OnlyCandidate => "the filters left only this endpoint".to_owned(),
-        Reason::HighestTotal { scorer, lead } => format!("highest total, {lead:.3} ahead, most of it by {scorer}"),
-        Reason::Tie { among } => format!("{among} endpoints had the same total and chance chose"),
     }
 }
 
