@@ -20,3 +20,4 @@ pub mod poll;
 pub mod process;
 pub mod scratch;
 pub mod shapes;
+pub mod usage;
