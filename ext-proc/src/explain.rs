@@ -9,9 +9,7 @@ use proto::picker_v1::{
     Candidate, DecisionRecord, DryRunRequest, Filter, GetDecisionRequest, ListDecisionsRequest, ListDecisionsResponse,
     Refusal as RefusalRecord, Score, Scorer, explain_server,
 };
-use scheduling::{
-    CandidateReport, Content, Decision, Headers, PoolName, Refusal, RefusalKind, Report, Request, Subset,
-};
+use scheduling::{Content, Decision, Headers, PoolName, Refusal, RefusalKind, Report, Request, Row, Subset};
 use tonic::{Response, Status};
 
 use crate::fleet::Fleet;
@@ -69,9 +67,9 @@ fn refused(refusal: &Refusal, status: u16) -> DecisionRecord {
 
 fn considered(report: &Report, ranked: &[usize]) -> DecisionRecord {
     let text = |text: &Option<Arc<str>>| text.as_deref().unwrap_or_default().to_owned();
-    let candidates = report.candidates.iter().enumerate().map(|(index, candidate)| {
-        let rank = ranked.iter().position(|ranked| *ranked == index).map(count);
-        self::candidate(report, candidate, rank)
+    let candidates = report.rows().map(|row| {
+        let rank = ranked.iter().position(|ranked| *ranked == row.index).map(count);
+        candidate(row, rank)
     });
     DecisionRecord {
         pool: report.pool.to_string(),
@@ -98,19 +96,17 @@ fn considered(report: &Report, ranked: &[usize]) -> DecisionRecord {
     }
 }
 
-fn candidate(report: &Report, candidate: &CandidateReport, rank: Option<u32>) -> Candidate {
-    let endpoint = &candidate.endpoint;
+fn candidate(row: Row<'_>, rank: Option<u32>) -> Candidate {
+    let Row { endpoint, candidate, .. } = row;
     let gauges = endpoint.gauges.as_deref();
-    let removed_by = candidate.removed_by.and_then(|index| report.filters.get(index)).map_or("", |filter| filter.name);
-    let scores = report.scorers.iter().zip(candidate.scores.iter());
     Candidate {
         address: endpoint.address.to_string(),
         name: endpoint.name.to_string(),
-        removed_by: removed_by.to_owned(),
-        scores: scores.map(|(scorer, value)| Score { scorer: scorer.name.to_owned(), value: *value }).collect(),
+        removed_by: row.removed_by().unwrap_or_default().to_owned(),
+        scores: row.scores().map(|(scorer, value)| Score { scorer: scorer.name.to_owned(), value }).collect(),
         total: candidate.total,
         in_flight: candidate.in_flight,
-        gauges_age_ms: candidate.gauges_age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+        gauges_age_ms: row.gauges_age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
         waiting: gauges.map(|gauges| gauges.waiting),
         running: gauges.map(|gauges| gauges.running),
         kv_usage: gauges.and_then(|gauges| gauges.kv_usage),

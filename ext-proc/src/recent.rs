@@ -120,10 +120,17 @@ impl Recent {
     }
 }
 
+/// The bytes of what was found of each endpoint. The list of endpoints counts as its own, although
+/// decisions between two scrapes share it.
+fn considered(report: &Report) -> usize {
+    let scores: usize = report.scorers.iter().map(|scorer| size_of_val(scorer.scores.as_slice())).sum();
+    size_of_val(&*report.endpoints) + size_of_val(report.candidates.as_slice()) + scores
+}
+
 /// About how many bytes the entry keeps alive, not counting what the fleet shares with it.
 fn estimate(entry: &Remembered) -> usize {
     let report = entry.outcome.report();
-    let candidates = report.map_or(0, |report| size_of_val(report.candidates.as_slice()));
+    let candidates = report.map_or(0, considered);
     let blocks = match &entry.outcome {
         Outcome::Decided(decision) => size_of_val(&*decision.blocks),
         Outcome::Refused { .. } => 0,

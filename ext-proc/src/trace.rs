@@ -11,7 +11,7 @@ use opentelemetry::trace::{Event, Span as _, SpanBuilder, SpanKind, Status, Trac
 use opentelemetry::{Array, Context, KeyValue, StringValue, Value};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracer;
-use scheduling::{CandidateReport, Decision, Headers, RefusalKind, Report};
+use scheduling::{Decision, Headers, RefusalKind, Report, Row};
 use tonic::metadata::MetadataMap;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
@@ -141,15 +141,15 @@ impl ExchangeSpan {
         attributes.push(KeyValue::new("kthena.outcome", "picked"));
         attributes.push(KeyValue::new("kthena.fallback.count", count(decision.ranked.len().saturating_sub(1))));
         attributes.push(KeyValue::new("kthena.reason", decision.to_string()));
-        let picked = decision.ranked.first().and_then(|index| report.candidates.get(*index));
+        let picked = decision.rows().next();
         if let Some(picked) = picked {
             let address = picked.endpoint.address;
             attributes.push(KeyValue::new("kthena.picked.endpoint", address.to_string()));
-            if let Some(total) = picked.total {
+            if let Some(total) = picked.candidate.total {
                 attributes.push(KeyValue::new("kthena.picked.score", f64::from(total)));
             }
             if report.blocks > 0 {
-                let ratio = f64::from(picked.matched_blocks) / f64::from(report.blocks);
+                let ratio = f64::from(picked.candidate.matched_blocks) / f64::from(report.blocks);
                 attributes.push(KeyValue::new("kthena.prefix.matched_ratio", ratio));
                 attributes.push(KeyValue::new("kthena.prefix.source", "approx"));
             }
@@ -208,10 +208,9 @@ fn count(count: usize) -> i64 {
 
 /// What is told of every report, decided or not.
 fn describe(report: &Report) -> Vec<KeyValue> {
-    let mut top: Vec<(f32, &CandidateReport)> =
-        report.candidates.iter().filter_map(|candidate| Some((candidate.total?, candidate))).collect();
+    let mut top: Vec<(f32, Row<'_>)> = report.rows().filter_map(|row| Some((row.candidate.total?, row))).collect();
     top.sort_by(|(left, _), (right, _)| right.total_cmp(left));
-    let top = top.iter().take(TOP).map(|(total, candidate)| format!("{}={total:.3}", candidate.endpoint.address));
+    let top = top.iter().take(TOP).map(|(total, row)| format!("{}={total:.3}", row.endpoint.address));
     vec![
         KeyValue::new("kthena.candidates.count", count(report.candidates.len())),
         KeyValue::new("kthena.candidates.top", strings(top)),
@@ -224,7 +223,7 @@ pub fn strings(values: impl Iterator<Item = String>) -> Value {
 }
 
 /// One event for each filter and for each scorer.
-fn events(report: &Report, picked: Option<&CandidateReport>) -> Vec<Event> {
+fn events(report: &Report, picked: Option<Row<'_>>) -> Vec<Event> {
     let now = SystemTime::now();
     let filters = report.filters.iter().map(|filter| {
         let attributes = vec![
@@ -235,19 +234,18 @@ fn events(report: &Report, picked: Option<&CandidateReport>) -> Vec<Event> {
         ];
         Event::new("kthena.filter", now, attributes, 0)
     });
-    let scorers = report.scorers.iter().enumerate().map(|(index, scorer)| {
+    let scorers = report.scorers.iter().map(|scorer| {
         let mut attributes = vec![
             KeyValue::new("kthena.plugin.type", "score"),
             KeyValue::new("kthena.plugin.name", scorer.name),
             KeyValue::new("kthena.plugin.weight", f64::from(scorer.weight)),
         ];
-        let score = |candidate: &CandidateReport| candidate.scores.get(index).copied().flatten();
         let (mut max, mut sum, mut scored) = (None, 0.0, 0.0);
-        for candidate in &report.candidates {
-            if let Some(score) = score(candidate) {
+        for row in report.rows() {
+            if let Some(score) = scorer.score(row.index) {
                 (sum, scored) = (sum + f64::from(score), scored + 1.0);
                 if max.is_none_or(|(best, _)| score > best) {
-                    max = Some((score, candidate.endpoint.address));
+                    max = Some((score, row.endpoint.address));
                 }
             }
         }
@@ -256,7 +254,7 @@ fn events(report: &Report, picked: Option<&CandidateReport>) -> Vec<Event> {
             attributes.push(KeyValue::new("kthena.score.avg", sum / scored));
             attributes.push(KeyValue::new("kthena.score.winner", winner.to_string()));
         }
-        if let Some(score) = picked.and_then(score) {
+        if let Some(score) = picked.and_then(|row| scorer.score(row.index)) {
             attributes.push(KeyValue::new("kthena.score.picked", f64::from(score)));
         }
         Event::new("kthena.score", now, attributes, 0)

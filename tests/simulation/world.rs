@@ -224,7 +224,7 @@ impl World {
 }
 
 fn describe(decision: &Decision) -> String {
-    let matched = decision.ranked.first().map_or(0, |index| decision.report.candidates[*index].matched_blocks);
+    let matched = decision.rows().next().map_or(0, |row| row.candidate.matched_blocks);
     let rewrite = decision.rewrite_model.as_ref().map(|model| format!("; model becomes {model}")).unwrap_or_default();
     format!("{decision}{rewrite}; {matched} of {} blocks matched", decision.report.blocks)
 }

@@ -12,7 +12,7 @@ use kthena_ext_proc::recent::Recent;
 use kthena_ext_proc::telemetry::settings::Settings;
 use kthena_ext_proc::telemetry::{LogFormat, Telemetry};
 use scheduling::{
-    CandidateReport, Decision, Endpoint, EngineKind, FilterReport, Headers, PoolName, Profile, Reason, Report,
+    CandidateReport, Decision, Endpoint, EngineKind, FilterReport, Headers, Moment, PoolName, Profile, Reason, Report,
     ScorerReport, Slot,
 };
 use tonic::metadata::MetadataMap;
@@ -112,24 +112,8 @@ fn endpoint(address: &str, name: &str) -> Arc<Endpoint> {
 
 /// The first endpoint wins with 0.75; the second was removed.
 pub(crate) fn decision() -> Arc<Decision> {
-    let kept = CandidateReport {
-        endpoint: endpoint(PICKED, "default/pod-1"),
-        removed_by: None,
-        scores: [Some(0.75), None].into_iter().collect(),
-        total: Some(0.75),
-        in_flight: 3,
-        gauges_age: Some(Duration::from_millis(40)),
-        matched_blocks: 2,
-    };
-    let removed = CandidateReport {
-        endpoint: endpoint(REMOVED, "default/pod-2"),
-        removed_by: Some(0),
-        scores: [].into_iter().collect(),
-        total: None,
-        in_flight: 9,
-        gauges_age: None,
-        matched_blocks: 0,
-    };
+    let kept = CandidateReport { removed_by: None, total: Some(0.75), in_flight: 3, matched_blocks: 2 };
+    let removed = CandidateReport { removed_by: Some(0), total: None, in_flight: 9, matched_blocks: 0 };
     Arc::new(Decision {
         report: Report {
             pool: pool(),
@@ -138,11 +122,13 @@ pub(crate) fn decision() -> Arc<Decision> {
             model_server: Some("default/server".into()),
             filters: vec![FilterReport { name: "least-request", before: 2, after: 1 }],
             scorers: vec![
-                ScorerReport { name: "prefix-cache", weight: 1.0 },
-                ScorerReport { name: "gpu-usage", weight: 2.0 },
+                ScorerReport { name: "prefix-cache", weight: 1.0, scores: vec![Some(0.75), None] },
+                ScorerReport { name: "gpu-usage", weight: 2.0, scores: vec![None, None] },
             ],
+            endpoints: Arc::new([endpoint(PICKED, "default/pod-1"), endpoint(REMOVED, "default/pod-2")]),
             candidates: vec![kept, removed],
             blocks: 4,
+            at: Moment::after(Duration::from_secs(1)),
         },
         ranked: vec![0],
         reason: Reason::OnlyCandidate,

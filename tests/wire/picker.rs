@@ -62,7 +62,7 @@ impl Picker {
     /// What each endpoint has in flight, in the order of addresses.
     pub(crate) fn in_flight(&self) -> Vec<u32> {
         let snapshot = self.fleet.snapshot();
-        let endpoints = snapshot.pools.values().flat_map(|pool| &pool.endpoints);
+        let endpoints = snapshot.pools.values().flat_map(|pool| pool.endpoints.iter());
         endpoints.map(|endpoint| endpoint.load.requests()).collect()
     }
 

@@ -2,11 +2,11 @@
 //! this one value.
 
 use std::fmt;
-use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::endpoint::Endpoint;
+use crate::moment::Moment;
 use crate::prefix::BlockHash;
 use crate::snapshot::PoolName;
 
@@ -36,7 +36,12 @@ impl Decision {
 
     /// The endpoints chosen, best first.
     pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
-        self.ranked.iter().filter_map(|index| self.report.candidates.get(*index)).map(|candidate| &candidate.endpoint)
+        self.rows().map(|row| row.endpoint)
+    }
+
+    /// The candidates chosen, best first.
+    pub fn rows(&self) -> impl Iterator<Item = Row<'_>> {
+        self.ranked.iter().filter_map(|index| self.report.row(*index))
     }
 }
 
@@ -51,11 +56,11 @@ impl Decision {
     /// A candidate that probably holds more of the prompt than the chosen one, and was left because
     /// of its load.
     #[must_use]
-    pub fn yielded(&self) -> Option<&CandidateReport> {
-        let chosen = self.report.candidates.get(*self.ranked.first()?)?;
-        let scored = self.report.candidates.iter().filter(|candidate| candidate.removed_by.is_none());
-        let warmest = scored.max_by_key(|candidate| candidate.matched_blocks)?;
-        (warmest.matched_blocks > chosen.matched_blocks && self.uses("prefix-cache")).then_some(warmest)
+    pub fn yielded(&self) -> Option<Row<'_>> {
+        let chosen = self.rows().next()?.candidate.matched_blocks;
+        let scored = self.report.rows().filter(|row| row.candidate.removed_by.is_none());
+        let warmest = scored.max_by_key(|row| row.candidate.matched_blocks)?;
+        (warmest.candidate.matched_blocks > chosen && self.uses("prefix-cache")).then_some(warmest)
     }
 
     fn uses(&self, scorer: &str) -> bool {
@@ -66,20 +71,20 @@ impl Decision {
 /// The decision in a sentence: who, why, over whom, and where affinity yielded to load.
 impl fmt::Display for Decision {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut ranked = self.ranked.iter().filter_map(|index| self.report.candidates.get(*index));
+        let mut ranked = self.rows();
         let Some(first) = ranked.next() else { return write!(formatter, "no endpoint") };
         write!(formatter, "{}: {}", first.label(), self.reason)?;
         if let (Reason::HighestTotal { scorer, .. }, Some(second)) = (&self.reason, ranked.next()) {
             write!(formatter, "; the runner-up is {}", second.label())?;
-            let place = self.report.scorers.iter().position(|report| report.name == *scorer);
-            let score = |candidate: &CandidateReport| place.and_then(|place| *candidate.scores.get(place)?);
-            if let (Some(own), Some(other)) = (score(first), score(second)) {
+            let decisive = self.report.scorers.iter().find(|report| report.name == *scorer);
+            let score = |row: &Row<'_>| decisive.and_then(|scorer| scorer.score(row.index));
+            if let (Some(own), Some(other)) = (score(&first), score(&second)) {
                 write!(formatter, " ({scorer} {own:.2} against {other:.2})")?;
             }
         }
         if let Some(warm) = self.yielded() {
-            let (label, matched, all) = (warm.label(), warm.matched_blocks, self.report.blocks);
-            let in_flight = warm.in_flight;
+            let (label, all) = (warm.label(), self.report.blocks);
+            let (matched, in_flight) = (warm.candidate.matched_blocks, warm.candidate.in_flight);
             write!(
                 formatter,
                 "; affinity yielded to load: {label} holds {matched} of {all} blocks and has {in_flight} in flight"
@@ -102,18 +107,31 @@ pub struct Report {
     pub model_server: Option<Arc<str>>,
     /// The filters in the order they ran, by configured name.
     pub filters: Vec<FilterReport>,
-    /// The scorers by configured name, in the order of [`CandidateReport::scores`].
+    /// The scorers by configured name, with what each gave.
     pub scorers: Vec<ScorerReport>,
-    /// Every endpoint of the pool.
+    /// Every endpoint of the pool, with the gauges that were used. Shared with the snapshot: a
+    /// decision must not touch a thousand counters.
+    pub endpoints: Arc<[Arc<Endpoint>]>,
+    /// What was found of each, in the order of `endpoints`.
     pub candidates: Vec<CandidateReport>,
     /// Blocks of the prompt that were hashed.
     pub blocks: u32,
+    /// When all this was so.
+    pub at: Moment,
 }
 
 impl Report {
-    /// The candidates with what is needed to print one.
+    /// The candidates with all that is known of them.
     pub fn rows(&self) -> impl Iterator<Item = Row<'_>> {
-        self.candidates.iter().enumerate().map(|(index, candidate)| Row { report: self, index, candidate })
+        let both = self.endpoints.iter().zip(&self.candidates).enumerate();
+        both.map(|(index, (endpoint, candidate))| Row { report: self, index, endpoint, candidate })
+    }
+
+    /// The candidate at `index` of [`Report::candidates`].
+    #[must_use]
+    pub fn row(&self, index: usize) -> Option<Row<'_>> {
+        let (endpoint, candidate) = (self.endpoints.get(index)?, self.candidates.get(index)?);
+        Some(Row { report: self, index, endpoint, candidate })
     }
 
     /// The filters in a line: `ready kept 3 of 4, least-request kept 0 of 3`.
@@ -124,13 +142,15 @@ impl Report {
     }
 }
 
-/// One candidate of a [`Report`], to be printed.
+/// One candidate of a [`Report`].
 #[derive(Clone, Copy, Debug)]
 pub struct Row<'a> {
     report: &'a Report,
     /// Its index in [`Report::candidates`].
     pub index: usize,
-    /// The candidate.
+    /// The endpoint, with the gauges that were used.
+    pub endpoint: &'a Arc<Endpoint>,
+    /// What was found of it.
     pub candidate: &'a CandidateReport,
 }
 
@@ -138,12 +158,24 @@ impl<'a> Row<'a> {
     /// The configured name of the filter that removed it; `None` when it was scored.
     #[must_use]
     pub fn removed_by(&self) -> Option<&'static str> {
-        self.report.filters.get(self.candidate.removed_by?).map(|filter| filter.name)
+        self.report.filters.get(usize::from(self.candidate.removed_by?)).map(|filter| filter.name)
     }
 
-    /// Each scorer with the score it gave; nothing when the candidate was removed.
+    /// Each scorer with the score it gave, `None` where it had no measure; nothing when the candidate
+    /// was removed.
     pub fn scores(&self) -> impl Iterator<Item = (&'a ScorerReport, Option<f32>)> + use<'a> {
-        self.report.scorers.iter().zip(self.candidate.scores.iter().copied())
+        let (index, scored) = (self.index, self.candidate.total.is_some());
+        self.report.scorers.iter().filter(move |_| scored).map(move |scorer| (scorer, scorer.score(index)))
+    }
+
+    /// How old the gauges were; `None` when there are none.
+    #[must_use]
+    pub fn gauges_age(&self) -> Option<Duration> {
+        self.endpoint.gauges.as_ref().map(|gauges| self.report.at.since(gauges.read_at))
+    }
+
+    fn label(&self) -> String {
+        format!("{} ({})", self.endpoint.address, self.endpoint.name)
     }
 }
 
@@ -165,71 +197,30 @@ pub struct ScorerReport {
     pub name: &'static str,
     /// Its weight.
     pub weight: f32,
+    /// Its score, 0..=1, for each of [`Report::candidates`]; `None` where it had no measure and where
+    /// a filter had removed the candidate. Empty when nobody was left to score.
+    pub scores: Vec<Option<f32>>,
 }
 
-/// One endpoint as the decision saw it.
-#[derive(Clone, Debug)]
+impl ScorerReport {
+    /// What it gave the candidate at `index`; `None` where it gave nothing.
+    #[must_use]
+    pub fn score(&self, index: usize) -> Option<f32> {
+        self.scores.get(index).copied().flatten()
+    }
+}
+
+/// What was found of one endpoint. There are as many as endpoints, for every request: kept small.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CandidateReport {
-    /// The endpoint, with the gauges that were used.
-    pub endpoint: Arc<Endpoint>,
     /// Index into [`Report::filters`] of the filter that removed it; `None` when it was scored.
-    pub removed_by: Option<usize>,
-    /// Each scorer's score, 0..=1, or `None` where it had no measure; empty when removed.
-    pub scores: Scores,
-    /// The weighted sum; `None` when removed.
+    pub removed_by: Option<u16>,
+    /// The weighted sum of its scores; `None` when removed.
     pub total: Option<f32>,
     /// This picker's in-flight requests at the endpoint when the decision was made.
     pub in_flight: u32,
-    /// How old the gauges were; `None` when there are none.
-    pub gauges_age: Option<Duration>,
     /// Leading blocks of the prompt that the endpoint probably holds.
     pub matched_blocks: u32,
-}
-
-impl CandidateReport {
-    fn label(&self) -> String {
-        format!("{} ({})", self.endpoint.address, self.endpoint.name)
-    }
-}
-
-/// One candidate's scores, in the order of [`Report::scorers`]. In place, because a thousand
-/// candidates would be a thousand allocations. Read as a slice.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Scores {
-    values: [Option<f32>; Scores::CAPACITY],
-    len: u8,
-}
-
-impl Scores {
-    /// As many scores as there are scorers, at most.
-    pub const CAPACITY: usize = 6;
-
-    /// Adds the next scorer's; nothing beyond [`Scores::CAPACITY`].
-    pub fn push(&mut self, score: Option<f32>) {
-        if let Some(place) = self.values.get_mut(usize::from(self.len)) {
-            *place = score;
-            self.len += 1;
-        }
-    }
-}
-
-impl Deref for Scores {
-    type Target = [Option<f32>];
-
-    fn deref(&self) -> &Self::Target {
-        self.values.get(..usize::from(self.len)).unwrap_or_default()
-    }
-}
-
-/// Takes the first [`Scores::CAPACITY`].
-impl FromIterator<Option<f32>> for Scores {
-    fn from_iter<I: IntoIterator<Item = Option<f32>>>(scores: I) -> Self {
-        let mut all = Self::default();
-        for score in scores {
-            all.push(score);
-        }
-        all
-    }
 }
 
 /// Why the first endpoint was chosen.

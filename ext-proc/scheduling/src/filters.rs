@@ -10,12 +10,11 @@ mod route;
 mod subset;
 
 use std::fmt::{Debug, Display};
-use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::candidate::Candidate;
 use crate::endpoint::Endpoint;
-use crate::moment::Moment;
 use crate::profile::ArgsError;
 use crate::refusal::RefusalKind;
 use crate::request::Request;
@@ -34,22 +33,21 @@ pub(crate) struct Question<'a> {
     /// The model's name as the engine will see it.
     pub(crate) model: Option<&'a str>,
     pub(crate) resolution: Option<&'a Resolution>,
-    /// Which endpoints the resolution's ModelServer selects, in the order of `endpoints`.
+    /// Which endpoints the resolution's ModelServer selects, in the order of `candidates`.
     pub(crate) members: Option<&'a Members>,
-    /// All endpoints of the pool.
-    pub(crate) endpoints: &'a [Arc<Endpoint>],
-    pub(crate) now: Moment,
+    /// All endpoints of the pool, in its order.
+    pub(crate) candidates: &'a [Candidate<'a>],
 }
 
 impl<'a> Question<'a> {
-    pub(crate) fn endpoint(&self, index: usize) -> Option<&'a Arc<Endpoint>> {
-        self.endpoints.get(index)
+    pub(crate) fn endpoint(&self, index: usize) -> Option<&'a Endpoint> {
+        self.candidates.get(index).map(|candidate| candidate.endpoint)
     }
 }
 
 /// Keeps or removes endpoints. Its fields are its arguments.
 pub(crate) trait Filter: Debug + Send + Sync {
-    /// Removes indices into [`Question::endpoints`] from `kept`; never adds or reorders.
+    /// Removes indices into [`Question::candidates`] from `kept`; never adds or reorders.
     fn filter(&self, question: &Question<'_>, kept: &mut Vec<usize>);
 
     /// Why it removes the endpoint, to be read after "the filter … left no endpoint:". Called only

@@ -29,7 +29,7 @@ pub mod scorers;
 pub mod snapshot;
 pub mod state;
 
-pub use decision::{CandidateReport, Decision, FilterReport, Reason, Report, Row, ScorerReport, Scores};
+pub use decision::{CandidateReport, Decision, FilterReport, Reason, Report, Row, ScorerReport};
 pub use endpoint::{Endpoint, EngineKind, Gauges, Slot};
 pub use load::{InFlight, Load};
 pub use moment::Moment;

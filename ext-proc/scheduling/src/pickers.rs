@@ -20,17 +20,18 @@ pub(crate) fn max_score(totals: &[f32], rng: &mut dyn RngCore) -> (Vec<usize>, u
     }
     let drawn = if among == 1 { 0 } else { rng.random_range(0..among) };
     let first = totals.iter().enumerate().filter(|(_, total)| leads(total)).nth(drawn).map_or(0, |(index, _)| index);
-    let mut ranked: Vec<(usize, f32)> = Vec::with_capacity(RANKED + 1);
     let start = if totals.len() == 1 { 0 } else { rng.random_range(0..totals.len()) };
-    let rotated = totals.iter().enumerate().cycle().skip(start).take(totals.len());
-    for (index, total) in rotated.filter(|(index, _)| *index != first) {
-        if ranked.len() == RANKED - 1 && ranked.last().is_some_and(|(_, worst)| total <= worst) {
-            continue;
+    let (before, after) = totals.split_at_checked(start).unwrap_or((&[], totals));
+    let mut ranked: Vec<(usize, f32)> = Vec::with_capacity(RANKED);
+    let mut worst = f32::NEG_INFINITY;
+    (start..).zip(after).chain((0..).zip(before)).for_each(|(index, total)| {
+        if (*total > worst || ranked.len() < RANKED - 1) && index != first {
+            let place = ranked.partition_point(|(_, better)| better >= total);
+            ranked.truncate(RANKED - 2);
+            ranked.insert(place, (index, *total));
+            worst = ranked.last().map_or(worst, |(_, total)| *total);
         }
-        let place = ranked.partition_point(|(_, better)| better >= total);
-        ranked.insert(place, (index, *total));
-        ranked.truncate(RANKED - 1);
-    }
+    });
     (std::iter::once(first).chain(ranked.into_iter().map(|(index, _)| index)).collect(), among)
 }
 

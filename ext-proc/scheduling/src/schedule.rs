@@ -5,8 +5,8 @@ use std::sync::Arc;
 use rand::RngCore;
 
 use crate::candidate::{Candidate, Demand};
-use crate::decision::{CandidateReport, Decision, FilterReport, Reason, Report, ScorerReport, Scores};
-use crate::endpoint::{Endpoint, Slot};
+use crate::decision::{CandidateReport, Decision, FilterReport, Reason, Report, ScorerReport};
+use crate::endpoint::Slot;
 use crate::filters::{Filter, Question, Ready, Route, Subset};
 use crate::moment::Moment;
 use crate::pickers::max_score;
@@ -38,35 +38,38 @@ pub fn schedule(
         .resolve(request, rng)
         .map_err(|()| RefusalKind::UnknownModel(request.model().unwrap_or_default().to_owned()))?;
     let rewrite_model = request.model().and_then(|model| resolution.as_ref()?.rewrite_model(model));
+    let model = rewrite_model.as_deref().or(request.model());
+    let (blocks, demand) = hash_prompt(profile, request, model);
+    let candidates = consider(snapshot, pool, &blocks, now);
     let question = Question {
         request,
         pool: &pool.name,
-        model: rewrite_model.as_deref().or(request.model()),
+        model,
         resolution: resolution.as_ref(),
         members: resolution.as_ref().and_then(|resolution| pool.routing.members(&resolution.server.name)),
-        endpoints: &pool.endpoints,
-        now,
+        candidates: &candidates,
     };
-    let (blocks, demand) = hash_prompt(profile, &question);
+    let scorer = |(name, weight, _)| ScorerReport { name, weight, scores: Vec::new() };
     let mut report = Report {
         pool: pool.name.clone(),
         model: request.model().map(str::to_owned),
         route: resolution.as_ref().map(|resolution| Arc::clone(&resolution.route.name)),
         model_server: resolution.as_ref().map(|resolution| Arc::clone(&resolution.server.name)),
         filters: Vec::new(),
-        scorers: profile.scorers().map(|(name, weight, _)| ScorerReport { name, weight }).collect(),
-        candidates: consider(snapshot, &question, &blocks),
+        scorers: profile.scorers().map(scorer).collect(),
+        endpoints: Arc::clone(&pool.endpoints),
+        candidates: candidates.iter().map(untouched).collect(),
         blocks: demand.blocks,
+        at: now,
     };
     let kept = match filter(profile, &question, &mut report) {
         Ok(kept) => kept,
         Err(kind) => return Err(Refusal { kind, report: Some(Box::new(report)) }),
     };
-    let (totals, stand_ins) = score(profile, &question, demand, &kept, &mut report, rng);
+    let (totals, stand_ins) = score(profile, &candidates, demand, &kept, &mut report, rng);
     let (ranked, among) = max_score(&totals, rng);
     let ranked: Vec<usize> = ranked.into_iter().filter_map(|place| kept.get(place).copied()).collect();
-    let matched =
-        ranked.first().and_then(|index| report.candidates.get(*index)).map_or(0, |first| first.matched_blocks);
+    let matched = ranked.first().and_then(|index| candidates.get(*index)).map_or(0, |first| first.matched_blocks);
     let reason = reason(&report, &ranked, among, &stand_ins);
     let uncached_tokens = demand.uncached_tokens(matched);
     Ok(Decision { report, ranked, reason, rewrite_model, blocks: blocks.into(), uncached_tokens })
@@ -74,35 +77,31 @@ pub fn schedule(
 
 /// The prompt's blocks, where the profile wants them. The engine's name of the model seeds them, so
 /// that aliases of one model share a cache and adapters do not.
-fn hash_prompt(profile: &Profile, question: &Question<'_>) -> (Vec<BlockHash>, Demand) {
-    let Content::Parsed(body) = &question.request.content else { return Default::default() };
+fn hash_prompt(profile: &Profile, request: &Request<'_>, model: Option<&str>) -> (Vec<BlockHash>, Demand) {
+    let Content::Parsed(body) = &request.content else { return Default::default() };
     let mut demand = Demand { prompt_bytes: body.prompt.len(), ..Demand::default() };
     let Some(cache) = profile.prefix_cache() else { return (Vec::new(), demand) };
-    let model = question.model.unwrap_or_default();
-    let blocks = chain(model, &body.prompt, cache.block_bytes(), cache.max_blocks());
+    let blocks = chain(model.unwrap_or_default(), &body.prompt, cache.block_bytes(), cache.max_blocks());
     demand.blocks = u32::try_from(blocks.len()).unwrap_or(u32::MAX);
     demand.block_bytes = cache.block_bytes();
     (blocks, demand)
 }
 
-/// Every endpoint of the pool, with what is known of it.
-fn consider(snapshot: &Snapshot, question: &Question<'_>, blocks: &[BlockHash]) -> Vec<CandidateReport> {
-    let matched = if blocks.is_empty() {
-        Vec::new()
-    } else {
-        let slots: Vec<Slot> = question.endpoints.iter().map(|endpoint| endpoint.slot).collect();
-        snapshot.prefixes.matched(blocks, &slots)
-    };
-    let consider = |(index, endpoint): (usize, &Arc<Endpoint>)| CandidateReport {
-        endpoint: Arc::clone(endpoint),
-        removed_by: None,
-        scores: Scores::default(),
-        total: None,
-        in_flight: endpoint.load.requests(),
-        gauges_age: endpoint.gauges.as_ref().map(|gauges| question.now.since(gauges.read_at)),
-        matched_blocks: matched.get(index).copied().unwrap_or(0),
-    };
-    question.endpoints.iter().enumerate().map(consider).collect()
+/// Every endpoint of the pool, with what is known of it. What is live or behind a pointer is read
+/// here, once: filters, scorers and the report speak of the same numbers.
+fn consider<'a>(snapshot: &Snapshot, pool: &'a Pool, blocks: &[BlockHash], now: Moment) -> Vec<Candidate<'a>> {
+    if blocks.is_empty() {
+        return pool.endpoints.iter().map(|endpoint| Candidate::new(endpoint, now, 0)).collect();
+    }
+    let slots: Vec<Slot> = pool.endpoints.iter().map(|endpoint| endpoint.slot).collect();
+    let matched = snapshot.prefixes.matched(blocks, &slots);
+    pool.endpoints.iter().zip(matched).map(|(endpoint, matched)| Candidate::new(endpoint, now, matched)).collect()
+}
+
+/// The candidate before any filter or scorer has seen it.
+fn untouched(candidate: &Candidate<'_>) -> CandidateReport {
+    let Candidate { in_flight, matched_blocks, .. } = *candidate;
+    CandidateReport { removed_by: None, total: None, in_flight, matched_blocks }
 }
 
 /// Runs the filters that apply; the indices of the endpoints they leave.
@@ -110,8 +109,8 @@ fn filter(profile: &Profile, question: &Question<'_>, report: &mut Report) -> Re
     let route: Option<(&'static str, &dyn Filter)> = question.members.map(|_| ("route", &Route as _));
     let subset: Option<(&'static str, &dyn Filter)> = question.request.subset.map(|_| ("subset", &Subset as _));
     let always = route.into_iter().chain([("ready", &Ready as _)]).chain(subset);
-    let mut kept: Vec<usize> = (0..question.endpoints.len()).collect();
-    for (place, (name, filter)) in always.chain(profile.filters()).enumerate() {
+    let mut kept: Vec<usize> = (0..question.candidates.len()).collect();
+    for (place, (name, filter)) in (0_u16..).zip(always.chain(profile.filters())) {
         let before = kept.len();
         let mut last = kept.last().copied();
         filter.filter(question, &mut kept);
@@ -136,62 +135,72 @@ fn filter(profile: &Profile, question: &Question<'_>, report: &mut Report) -> Re
     Ok(kept)
 }
 
-/// Scores the endpoints that are left, into the report; their totals, and for each scorer what stood
+/// Scores the candidates that are left, into the report; their totals, and for each scorer what stood
 /// in for a missing measure.
 fn score(
     profile: &Profile,
-    question: &Question<'_>,
+    candidates: &[Candidate<'_>],
     demand: Demand,
     kept: &[usize],
     report: &mut Report,
     rng: &mut dyn RngCore,
-) -> (Vec<f32>, Vec<f32>) {
-    let known = |index: &usize| {
-        let matched = report.candidates.get(*index)?.matched_blocks;
-        question.endpoints.get(*index).map(|endpoint: &Arc<Endpoint>| Candidate::new(endpoint, question.now, matched))
+) -> (Vec<f32>, Vec<Option<f32>>) {
+    let all = candidates.len();
+    let left: Vec<Candidate<'_>>;
+    let candidates = if kept.len() == all {
+        candidates
+    } else {
+        left = kept.iter().filter_map(|index| candidates.get(*index)).cloned().collect();
+        &left
     };
-    let candidates: Vec<Candidate<'_>> = kept.iter().filter_map(known).collect();
-    let mut totals = vec![0.0; candidates.len()];
-    let mut scores = vec![None; candidates.len()];
-    let mut stand_ins = Vec::new();
-    for (_, weight, scorer) in profile.scorers() {
-        scores.fill(None);
-        scorer.score(demand, &candidates, rng, &mut scores);
+    let mut totals = vec![0.0; kept.len()];
+    let mut stand_ins = Vec::with_capacity(report.scorers.len());
+    for ((_, weight, scorer), scored) in profile.scorers().zip(&mut report.scorers) {
+        let mut scores = vec![None; kept.len()];
+        scorer.score(demand, candidates, rng, &mut scores);
         tame(&mut scores);
         let stand_in = stand_in(&scores);
         stand_ins.push(stand_in);
-        for (((index, score), total), candidate) in kept.iter().zip(&scores).zip(&mut totals).zip(&candidates) {
-            *total += weight * score.unwrap_or(stand_in);
-            if let Some(row) = report.candidates.get_mut(*index) {
-                row.scores.push(*score);
-                row.in_flight = candidate.in_flight;
-            }
+        for (total, score) in totals.iter_mut().zip(&scores) {
+            *total += weight * score.or(stand_in).unwrap_or_default();
         }
+        scored.scores = spread(scores, kept, all);
     }
     for (index, total) in kept.iter().zip(&totals) {
-        if let Some(row) = report.candidates.get_mut(*index) {
-            row.total = Some(*total);
+        if let Some(candidate) = report.candidates.get_mut(*index) {
+            candidate.total = Some(*total);
         }
     }
     (totals, stand_ins)
 }
 
-fn reason(report: &Report, ranked: &[usize], among: usize, stand_ins: &[f32]) -> Reason {
+/// The scores of the `kept` at their places among `all` candidates.
+fn spread(scores: Vec<Option<f32>>, kept: &[usize], all: usize) -> Vec<Option<f32>> {
+    if kept.len() == all {
+        return scores;
+    }
+    let mut spread = vec![None; all];
+    for (index, score) in kept.iter().zip(scores) {
+        if let Some(place) = spread.get_mut(*index) {
+            *place = score;
+        }
+    }
+    spread
+}
+
+fn reason(report: &Report, ranked: &[usize], among: usize, stand_ins: &[Option<f32>]) -> Reason {
     if among > 1 {
         return Reason::Tie { among };
     }
-    let [first, second, ..] = ranked else { return Reason::OnlyCandidate };
-    let (Some(first), Some(second)) = (report.candidates.get(*first), report.candidates.get(*second)) else {
-        return Reason::OnlyCandidate;
-    };
-    let lead = first.total.unwrap_or_default() - second.total.unwrap_or_default();
-    let ahead = |((place, scorer), stand_in): ((usize, &ScorerReport), &f32)| {
-        let score = |it: &CandidateReport| it.scores.get(place).copied().flatten().unwrap_or(*stand_in);
+    let [first, second, ..] = *ranked else { return Reason::OnlyCandidate };
+    let ahead = |(scorer, stand_in): (&ScorerReport, &Option<f32>)| {
+        let score = |index: usize| scorer.score(index).or(*stand_in).unwrap_or_default();
         (scorer.name, scorer.weight * (score(first) - score(second)))
     };
-    let leads = report.scorers.iter().enumerate().zip(stand_ins).map(ahead);
+    let total = |index: usize| report.candidates.get(index).and_then(|candidate| candidate.total).unwrap_or_default();
+    let leads = report.scorers.iter().zip(stand_ins).map(ahead);
     match leads.max_by(|(_, one), (_, other)| one.total_cmp(other)) {
-        Some((scorer, _)) => Reason::HighestTotal { scorer, lead },
+        Some((scorer, _)) => Reason::HighestTotal { scorer, lead: total(first) - total(second) },
         None => Reason::Tie { among },
     }
 }

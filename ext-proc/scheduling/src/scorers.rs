@@ -59,8 +59,6 @@ scorers! {
     "random" => random::Random,
 }
 
-const _: () = assert!(NAMES.len() <= crate::decision::Scores::CAPACITY, "a report has no room for a score of each");
-
 /// Makes what a scorer wrote safe: inside 0..=1, and `None` instead of NaN.
 pub(crate) fn tame(scores: &mut [Option<f32>]) {
     for score in scores {
@@ -68,10 +66,14 @@ pub(crate) fn tame(scores: &mut [Option<f32>]) {
     }
 }
 
-/// What stands in for a missing measure.
-pub(crate) fn stand_in(scores: &[Option<f32>]) -> f32 {
-    let (sum, measured) = scores.iter().flatten().fold((0.0, 0_u32), |(sum, count), score| (sum + score, count + 1));
-    if measured == 0 { 0.5 } else { sum / measured as f32 }
+/// What stands in for a missing measure; `None` where none is missing, as is usual.
+pub(crate) fn stand_in(scores: &[Option<f32>]) -> Option<f32> {
+    let measured = scores.iter().filter(|score| score.is_some()).count();
+    match measured {
+        0 => Some(0.5),
+        all if all == scores.len() => None,
+        _ => Some(scores.iter().flatten().sum::<f32>() / measured as f32),
+    }
 }
 
 #[cfg(test)]

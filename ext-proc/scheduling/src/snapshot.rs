@@ -53,7 +53,7 @@ pub struct Pool {
     /// pool a stream is about.
     pub picker: Option<(Arc<str>, Option<u16>)>,
     /// Every (pod, target port), sorted by address; also the ones that are not ready.
-    pub endpoints: Vec<Arc<Endpoint>>,
+    pub endpoints: Arc<[Arc<Endpoint>]>,
     /// The ModelRoutes and ModelServers that concern this pool.
     pub routing: Arc<Routing>,
 }

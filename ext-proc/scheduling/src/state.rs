@@ -154,6 +154,7 @@ impl State {
             }
             endpoints.sort_by_key(|endpoint| endpoint.address);
             let routing = Arc::new(Routing::of_pool(&pool.name.namespace, &endpoints, &servers, &routes));
+            let endpoints = endpoints.into();
             pools
                 .insert(pool.name.clone(), Arc::new(Pool { name: pool.name, picker: pool.picker, endpoints, routing }));
         }
@@ -182,9 +183,9 @@ impl State {
         let mut snapshot = Snapshot::clone(&self.snapshot);
         for name in &known.pools {
             let Some(pool) = snapshot.pools.get_mut(name) else { continue };
-            let pool = Arc::make_mut(pool);
-            if let Ok(index) = pool.endpoints.binary_search_by_key(&address, |endpoint| endpoint.address)
-                && let Some(endpoint) = pool.endpoints.get_mut(index)
+            let endpoints = Arc::make_mut(&mut Arc::make_mut(pool).endpoints);
+            if let Ok(index) = endpoints.binary_search_by_key(&address, |endpoint| endpoint.address)
+                && let Some(endpoint) = endpoints.get_mut(index)
             {
                 *endpoint = Arc::clone(&known.endpoint);
             }

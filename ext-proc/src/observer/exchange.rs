@@ -183,8 +183,8 @@ impl Exchange {
         let label = self.tells.metrics.model(&report.pool, self.model.as_deref());
         if let Some(endpoint) = decision.endpoint().filter(|_| !self.duplicate) {
             self.tells.metrics.picked(&report.pool, endpoint.address);
-            let matched = decision.ranked.first().and_then(|index| report.candidates.get(*index));
-            self.tells.metrics.prefix_matched(&label, matched.map_or(0, |it| it.matched_blocks), report.blocks);
+            let matched = decision.rows().next().map_or(0, |row| row.candidate.matched_blocks);
+            self.tells.metrics.prefix_matched(&label, matched, report.blocks);
             self.active = Some(self.tells.metrics.active(&label));
         }
         self.label = Some(label);
@@ -316,8 +316,8 @@ impl Exchange {
         let Some(served) = self.served else {
             return decision.endpoint().map(|endpoint| (endpoint.address, Some(endpoint)));
         };
-        let known = decision.report.candidates.iter().map(|candidate| &candidate.endpoint);
-        Some((served, known.into_iter().find(|endpoint| endpoint.address == served)))
+        let mut known = decision.report.endpoints.iter();
+        Some((served, known.find(|endpoint| endpoint.address == served)))
     }
 
     fn line(&mut self, error: Option<(&'static str, String)>, ended: Instant) -> Line {

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::candidate::current_gauges;
 use crate::endpoint::Endpoint;
 use crate::filters::{Filter, Question};
 use crate::refusal::RefusalKind;
@@ -31,10 +30,8 @@ impl Default for LeastRequest {
 impl Filter for LeastRequest {
     fn filter(&self, question: &Question<'_>, kept: &mut Vec<usize>) {
         kept.retain(|index| {
-            question
-                .endpoint(*index)
-                .and_then(|endpoint| current_gauges(endpoint, question.now))
-                .is_none_or(|gauges| gauges.waiting < self.max_waiting_requests)
+            let gauges = question.candidates.get(*index).and_then(|candidate| candidate.gauges);
+            gauges.is_none_or(|gauges| gauges.waiting < self.max_waiting_requests)
         });
     }
 

@@ -1,5 +1,7 @@
 //! Laws of every filter in the list, also of the ones that are not written yet.
 
+use std::sync::Arc;
+
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -34,14 +36,15 @@ proptest! {
         let before: Vec<usize> = (0..waiting.len()).filter(|index| shown[*index]).collect();
         with_prompt("llama", "", |request| {
             let request = Request { subset: hint.as_ref(), content: crate::Content::Absent, ..*request };
+            let candidate = |endpoint| Candidate::new(endpoint, seconds(1), 0);
+            let candidates: Vec<_> = pool.endpoints.iter().map(|endpoint| candidate(endpoint)).collect();
             let question = Question {
                 request: &request,
                 pool: &pool.name,
                 model: Some("llama"),
                 resolution: None,
                 members: None,
-                endpoints: &pool.endpoints,
-                now: seconds(1),
+                candidates: &candidates,
             };
             for (name, filter) in all() {
                 let mut kept = before.clone();

@@ -73,7 +73,7 @@ fn a_busy_warm_endpoint_does_not_win_for_ever() {
         assert!(in_flight.len() < 64, "the warm endpoint has won 64 times over three idle ones");
     };
     assert!(in_flight.len() >= 4, "affinity gave way to {} requests", in_flight.len());
-    let yielded = spilled.yielded().unwrap();
+    let yielded = spilled.yielded().unwrap().candidate;
     assert_eq!((yielded.in_flight as usize, yielded.matched_blocks), (in_flight.len(), 128));
     assert!(spilled.to_string().contains("affinity yielded to load: 10.0.0."), "{spilled}");
     in_flight.clear();
@@ -212,9 +212,9 @@ fn the_report_says_of_every_endpoint_what_was_known() {
     let decision = scene.ask(&text("x", 640)).unwrap();
     assert_eq!((decision.report.blocks, decision.blocks.len(), decision.uncached_tokens), (10, 10, 160));
     assert_eq!((decision.report.candidates.len(), decision.ranked.len()), (7, 5));
-    let third = &decision.report.candidates[3];
-    assert_eq!(third.gauges_age, Some(std::time::Duration::from_secs(1)));
-    assert!(third.total.unwrap() < decision.report.candidates[decision.ranked[0]].total.unwrap());
+    let third = decision.report.row(3).unwrap();
+    assert_eq!(third.gauges_age(), Some(std::time::Duration::from_secs(1)));
+    assert!(third.candidate.total.unwrap() < decision.report.candidates[decision.ranked[0]].total.unwrap());
     assert_eq!(decision.rank(decision.ranked[2]), Some(2));
     assert_eq!(decision.rank(3), None);
 }

@@ -5,13 +5,10 @@
 //! and must not be 1 against 0. Where only one of the two was measured, it decides alone; an
 //! endpoint without any (or whose gauges are stale) has no measure.
 
-use std::time::Duration;
-
 use rand::RngCore;
 use serde::{Deserialize, Serialize};
 
 use crate::candidate::{Candidate, Demand};
-use crate::endpoint::Gauges;
 use crate::scorers::Scorer;
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -30,15 +27,16 @@ impl Default for LeastLatency {
 
 impl Scorer for LeastLatency {
     fn score(&self, _: Demand, candidates: &[Candidate<'_>], _: &mut dyn RngCore, scores: &mut [Option<f32>]) {
-        let least_first = least(candidates, first_token);
-        let least_next = least(candidates, next_token);
+        let least_first = least(candidates, |candidate| candidate.first_token);
+        let least_next = least(candidates, |candidate| candidate.next_token);
+        let factor = self.weight_factor;
         for (score, candidate) in scores.iter_mut().zip(candidates) {
-            let first = first_token(candidate).map(|seconds| (least_first / seconds, self.weight_factor));
-            let next = next_token(candidate).map(|seconds| (least_next / seconds, 1.0 - self.weight_factor));
-            let measured = [first, next];
-            let weight: f32 = measured.iter().flatten().map(|(_, weight)| weight).sum();
-            let sum: f32 = measured.iter().flatten().map(|(ratio, weight)| ratio * weight).sum();
-            *score = (weight > 0.0).then(|| sum / weight);
+            *score = match (candidate.first_token, candidate.next_token) {
+                (Some(first), Some(next)) => Some(factor * least_first / first + (1.0 - factor) * least_next / next),
+                (Some(first), None) if factor > 0.0 => Some(least_first / first),
+                (None, Some(next)) if factor < 1.0 => Some(least_next / next),
+                _ => None,
+            };
         }
     }
 
@@ -49,19 +47,6 @@ impl Scorer for LeastLatency {
             Err(format!("TTFTTPOTWeightFactor must be within 0..=1, but is {}", self.weight_factor))
         }
     }
-}
-
-fn first_token(candidate: &Candidate<'_>) -> Option<f32> {
-    seconds(candidate.gauges.and_then(|gauges: &Gauges| gauges.time_to_first_token))
-}
-
-fn next_token(candidate: &Candidate<'_>) -> Option<f32> {
-    seconds(candidate.gauges.and_then(|gauges: &Gauges| gauges.time_per_output_token))
-}
-
-/// Zero is no measure: engines report it before their first request.
-fn seconds(time: Option<Duration>) -> Option<f32> {
-    time.map(|time| time.as_secs_f32()).filter(|seconds| *seconds > 0.0)
 }
 
 fn least(candidates: &[Candidate<'_>], time: fn(&Candidate<'_>) -> Option<f32>) -> f32 {

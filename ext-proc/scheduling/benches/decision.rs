@@ -1,8 +1,9 @@
 //! What one decision costs: default profile, 10, 100 and 1,000 endpoints with gauges, prompts of 16
-//! and 750 blocks, warm index. `cargo bench --bench decision`
+//! and 750 blocks, warm index. `cargo bench -p scheduling`
 //!
 //! Every endpoint holds the first blocks (a shared system prompt), one in ten holds half of the
 //! prompt, and one endpoint all of it: so a look-up meets several depths.
+#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a bench fails loudly, as a test does")]
 
 use std::borrow::Cow;
 use std::hint::black_box;
@@ -10,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use scheduling::{
@@ -109,5 +110,8 @@ fn request(text: &[u8]) -> Request<'_> {
     Request { id: "1", path: "/v1/completions", headers: &NoHeaders, content: Content::Parsed(body), subset: None }
 }
 
-criterion_group!(benches, decision);
-criterion_main!(benches);
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    decision(&mut criterion);
+    criterion.final_summary();
+}
