@@ -1,8 +1,8 @@
 //! Two streams about one request are one request: gateways that carry several picker filters, or
 //! one filter twice, ask twice. The second gets the first one's answer and is not counted again.
 //!
-//! One request means: same pool, same `x-request-id`, same path and body. A stream without an
-//! `x-request-id` is never a duplicate.
+//! One request means: same pool, same `x-request-id`, same path and body, as the client sent it or as
+//! the first answer changed it. A stream without an `x-request-id` is never a duplicate.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
@@ -102,11 +102,18 @@ impl Duplicates {
         let picked = pick()?;
         let decision = Arc::clone(&picked.decision);
         let picked = Arc::new(Mutex::new(picked));
-        let entry = Entry { decision, picked: Arc::downgrade(&picked), since: now };
-        if shard.entries.insert(key, entry).is_none() {
-            shard.order.push_back((now, key));
-        }
+        shard.remember(key, Entry { decision, picked: Arc::downgrade(&picked), since: now });
         Ok((picked, false))
+    }
+
+    /// The request that was picked for goes by `key` too: when its body changes, a later filter sees
+    /// the new one.
+    pub fn also(&self, key: Key, now: Instant, picked: &Shared) {
+        let Some(shard) = self.shard(key) else { return };
+        let decision = Arc::clone(&picked.lock().decision);
+        let mut shard = shard.lock();
+        shard.sweep(now, self.ttl, self.shard_capacity);
+        shard.remember(key, Entry { decision, picked: Arc::downgrade(picked), since: now });
     }
 
     /// Forgets a request whose answer failed: a retry deserves a new decision.
@@ -123,6 +130,13 @@ impl Duplicates {
 }
 
 impl Shard {
+    fn remember(&mut self, key: Key, entry: Entry) {
+        let since = entry.since;
+        if self.entries.insert(key, entry).is_none() {
+            self.order.push_back((since, key));
+        }
+    }
+
     fn sweep(&mut self, now: Instant, ttl: Duration, capacity: usize) {
         for _ in 0..SWEEP {
             let full = self.order.len() >= capacity;

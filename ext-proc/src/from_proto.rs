@@ -22,6 +22,11 @@ impl WireHeaders {
         self.0.iter().map(|header| header.key.as_str())
     }
 
+    /// Every value of `name`, in order.
+    pub fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |header| header.key.eq_ignore_ascii_case(name)).filter_map(value)
+    }
+
     /// The response's `:status`.
     #[must_use]
     pub fn status(&self) -> Option<u16> {
@@ -36,11 +41,14 @@ impl From<Option<HeaderMap>> for WireHeaders {
 }
 
 impl Headers for WireHeaders {
-    // Envoy fills `raw_value`; NGINX Gateway Fabric fills `value`, and agentgateway does for pseudo headers.
     fn get(&self, name: &str) -> Option<&str> {
-        let header = self.0.iter().find(|header| header.key.eq_ignore_ascii_case(name))?;
-        if header.raw_value.is_empty() { Some(&header.value) } else { std::str::from_utf8(&header.raw_value).ok() }
+        value(self.0.iter().find(|header| header.key.eq_ignore_ascii_case(name))?)
     }
+}
+
+/// Envoy fills `raw_value`; NGINX Gateway Fabric fills `value`, and agentgateway does for pseudo headers.
+fn value(header: &HeaderValue) -> Option<&str> {
+    if header.raw_value.is_empty() { Some(&header.value) } else { std::str::from_utf8(&header.raw_value).ok() }
 }
 
 /// What one message says.
@@ -208,5 +216,12 @@ mod tests {
         assert_eq!(headers.get("a"), Some("raw"));
         assert_eq!(headers.status(), Some(204));
         assert_eq!(headers.get(":method"), None);
+    }
+
+    #[test]
+    fn a_header_that_came_twice_has_both_values() {
+        let headers = WireHeaders(vec![header("A", "", "1"), header("b", "", "2"), header("a", "3", "")]);
+        assert_eq!(headers.all("a").collect::<Vec<_>>(), ["1", "3"]);
+        assert_eq!(headers.all("c").count(), 0);
     }
 }

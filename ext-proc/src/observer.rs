@@ -92,7 +92,7 @@ impl ExchangeObserver {
         self.tell(|exchange| exchange.request(pool, id, headers, mode));
     }
 
-    /// The data plane hides the body: we route by load alone.
+    /// The body cannot be read: the data plane hides it, or it is not JSON. We route by load alone.
     pub fn body_hidden(&mut self) {
         self.tell(Exchange::body_hidden);
     }

@@ -27,16 +27,23 @@ pub struct Parsed<'a> {
     pub model: Range<usize>,
 }
 
-/// Whether a body of this `content-type` is worth parsing; a request without one is.
+/// Whether a body with these `content-type` headers is worth parsing; one without any is. Several
+/// values, also in one header with commas as Envoy joins them, count as JSON where one is: an engine
+/// may read any of them.
 #[must_use]
-pub fn is_json(content_type: Option<&str>) -> bool {
-    content_type.is_none_or(|value| {
-        let essence = value.split(';').next().unwrap_or_default().trim();
-        essence.is_empty() || essence.eq_ignore_ascii_case("application/json") || {
-            let suffix = essence.len().checked_sub(5).and_then(|start| essence.get(start..));
-            suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json"))
-        }
-    })
+pub fn is_json<'a>(content_types: impl IntoIterator<Item = &'a str>) -> bool {
+    let mut essences = content_types
+        .into_iter()
+        .flat_map(|value| value.split(','))
+        .map(|value| value.split(';').next().unwrap_or_default().trim())
+        .filter(|essence| !essence.is_empty())
+        .peekable();
+    essences.peek().is_none() || essences.any(is_json_essence)
+}
+
+fn is_json_essence(essence: &str) -> bool {
+    let suffix = essence.len().checked_sub("+json".len()).and_then(|start| essence.get(start..));
+    essence.eq_ignore_ascii_case("application/json") || suffix.is_some_and(|it| it.eq_ignore_ascii_case("+json"))
 }
 
 /// Reads a body.

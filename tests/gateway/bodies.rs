@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use http::Method;
 use tests::client::{Client, Reply};
+use tests::engine::EngineConfig;
+use tests::otlp_sink::{OtlpSink, Span};
 use tests::shapes::GatewayConfig;
 use tests::shapes::plain::{self, Body};
 
@@ -110,6 +112,37 @@ async fn until_routed(client: &Client, body: &str) -> Reply {
     })
     .await
     .unwrap()
+}
+
+#[tokio::test]
+async fn json_is_known_by_any_of_the_content_types_and_what_is_none_is_told_as_hidden() {
+    let sink = OtlpSink::start().await.unwrap();
+    let endpoint = sink.endpoint();
+    let world = World::start(vec![EngineConfig::instant("m")], Vec::new(), |it| it.traces(&endpoint)).await;
+    let (_envoy, client) = envoy(plain::config(&world.pool(), Body::FullDuplex)).await;
+    let hidden = async || world.picker.metrics().await.unwrap().sum("kthena_router_bodies_hidden_total", &[]);
+    let ask = async |types: &[&str]| {
+        let call = client.request(Method::POST, "/v1/chat/completions").body(chat("m", 10));
+        let call = types.iter().fold(call, |call, value| call.header("content-type", value));
+        world.assert_picked(&call.send().await.unwrap()).await
+    };
+    let json: [&[&str]; 5] = [
+        &["application/json", "application/json"],
+        &["application/json, application/json"],
+        &["APPLICATION/JSON; Charset=UTF-8"],
+        &["text/plain", "application/json"],
+        &[],
+    ];
+    for types in json {
+        assert_eq!(ask(types).await["model"], "m", "{types:?}");
+        assert_eq!(hidden().await, Some(0.0), "{types:?}");
+    }
+    let decision = ask(&["text/plain"]).await;
+    assert_eq!(decision["model"], "", "{decision:#}");
+    assert_eq!(hidden().await, Some(1.0));
+    let told =
+        |span: &Span| decision["traceId"] == span.trace_id && span.attribute("kthena.body_hidden") == Some("true");
+    sink.wait_for(crate::world::SOON, |spans| spans.iter().any(told).then_some(())).await.unwrap();
 }
 
 /// No retry policy here: with one, Envoy 1.40 sends the body of a request with trailers twice, whatever

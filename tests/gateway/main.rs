@@ -7,6 +7,8 @@
 //! | bodies byte for byte, rewritten and not; headers and trailers | `bodies.rs`, `steering.rs` |
 //! | lists, subsets, served endpoints | `endpoints.rs` |
 //! | what clients get when there is no endpoint for them | `refusals.rs` |
+//! | engines that are all full | `saturation.rs` |
+//! | one request in two streams | `repetition.rs` |
 //! | clients that go away, pickers that are down, hang or drain | `failures.rs` |
 //! | one trace over Envoy, picker and engine | `trace.rs` |
 //! | configurations, and the harness itself | `config.rs`, `harness.rs` |
@@ -18,6 +20,8 @@ mod failures;
 mod harness;
 mod modes;
 mod refusals;
+mod repetition;
+mod saturation;
 mod shapes;
 mod steering;
 mod trace;

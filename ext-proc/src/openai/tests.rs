@@ -128,10 +128,33 @@ fn text_without_escapes_is_borrowed() {
 
 #[test]
 fn only_json_bodies_are_parsed() {
-    for yes in [None, Some(""), Some("application/json"), Some("Application/JSON; charset=utf-8"), Some("a/b+json")] {
-        assert!(is_json(yes), "{yes:?}");
+    let yes = [
+        "",
+        "application/json",
+        "APPLICATION/JSON",
+        "Application/JSON; charset=utf-8",
+        "application/json;charset=\"utf-8\"",
+        " application/json ",
+        "application/vnd.api+json",
+        "application/json, application/json",
+        "application/json; charset=utf-8,application/json",
+        ", application/json",
+        "text/plain, application/json",
+    ];
+    for yes in yes {
+        assert!(is_json([yes]), "{yes:?}");
     }
-    for no in ["multipart/form-data; boundary=x", "text/plain", "application/octet-stream"] {
-        assert!(!is_json(Some(no)), "{no}");
+    for no in ["multipart/form-data; boundary=x", "text/plain", "application/octet-stream", "application/jsonl", "+jso"]
+    {
+        assert!(!is_json([no]), "{no}");
     }
+}
+
+#[test]
+fn of_several_content_types_one_is_enough() {
+    assert!(is_json([]), "a body of no declared type");
+    assert!(is_json(["application/json", "application/json"]));
+    assert!(is_json(["text/plain", "Application/JSON"]), "the engine may read the second");
+    assert!(!is_json(["text/plain", "audio/wav"]));
+    assert!(!is_json(["", "text/plain"]));
 }

@@ -196,15 +196,14 @@ impl ProcessStream {
         if matches!(seen, Seen::Whole | Seen::Beginning) {
             self.observer.body_read(body.len());
         }
-        let is_json = openai::is_json(head.headers.get("content-type"));
+        let hidden = seen == Seen::Hidden || !openai::is_json(head.headers.all("content-type"));
         let (content, model) = match seen {
             Seen::Absent => (Content::Absent, None),
-            Seen::Hidden => {
+            _ if hidden => {
                 self.observer.body_hidden();
                 (Content::Hidden, None)
             }
-            Seen::Whole | Seen::Beginning if !is_json => (Content::Hidden, None),
-            Seen::Whole | Seen::Beginning => match openai::parse(body) {
+            Seen::Hidden | Seen::Whole | Seen::Beginning => match openai::parse(body) {
                 Ok(parsed) => {
                     self.observer.body_parsed(&parsed.body);
                     (Content::Parsed(parsed.body), Some(parsed.model))
@@ -234,6 +233,9 @@ impl ProcessStream {
             (Some(new), Some(range), Some(old)) if **new != *old => splice::replace(body, range, new),
             _ => None,
         };
+        if let (true, Some(new_body)) = (head.named, &new_body) {
+            shared.duplicates.also(shared.duplicates.key(pool, &head.id, path, new_body), now, &picked);
+        }
         let answered =
             Answered { picked, decision, key, at: now, last_sent: now, learned: false, whole_response: false };
         Ok((answered, new_body))
