@@ -235,6 +235,10 @@ struct Plain<'a>(&'a str);
 
 impl std::fmt::Display for Plain<'_> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Nearly every text: written at once.
+        if self.0.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\')) {
+            return formatter.write_str(self.0);
+        }
         for character in self.0.chars() {
             match character {
                 ' ' => formatter.write_str("\\x20")?,

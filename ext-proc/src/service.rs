@@ -3,6 +3,7 @@
 mod answer;
 mod stream;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -136,7 +137,8 @@ impl Service {
 
 #[tonic::async_trait]
 impl ExternalProcessor for Service {
-    type ProcessStream = ProcessStream;
+    // Boxed: tonic and hyper move it from future to future, and it is large.
+    type ProcessStream = Pin<Box<ProcessStream>>;
 
     async fn process(
         &self,
@@ -154,6 +156,7 @@ impl ExternalProcessor for Service {
         };
         let rules = self.rules(says(MODE_OVERRIDE_METADATA, "full-duplex"));
         let observer = self.shared.observer.stream_opened(&metadata);
-        Ok(Response::new(ProcessStream::new(Arc::clone(&self.shared), inbound, rules, hints, observer)))
+        let stream = ProcessStream::new(Arc::clone(&self.shared), inbound, rules, hints, observer);
+        Ok(Response::new(Box::pin(stream)))
     }
 }
