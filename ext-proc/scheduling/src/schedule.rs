@@ -90,9 +90,6 @@ fn hash_prompt(profile: &Profile, request: &Request<'_>, model: Option<&str>) ->
 /// Every endpoint of the pool, with what is known of it. What is live or behind a pointer is read
 /// here, once: filters, scorers and the report speak of the same numbers.
 fn consider<'a>(snapshot: &Snapshot, pool: &'a Pool, blocks: &[BlockHash], now: Moment) -> Vec<Candidate<'a>> {
-    if blocks.is_empty() {
-        return pool.endpoints.iter().map(|endpoint| Candidate::new(endpoint, now, 0)).collect();
-    }
     let slots: Vec<Slot> = pool.endpoints.iter().map(|endpoint| endpoint.slot).collect();
     let matched = snapshot.prefixes.matched(blocks, &slots);
     pool.endpoints.iter().zip(matched).map(|(endpoint, matched)| Candidate::new(endpoint, now, matched)).collect()
