@@ -154,3 +154,6 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,9 @@
 //! A pick chooses and counts under its pool's lock, so that a thousand picks at once still see
 //! each other and least-request stays exact. Nothing awaits under a lock.
 
+#[cfg(test)]
+pub(crate) mod fixtures;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;

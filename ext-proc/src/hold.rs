@@ -172,3 +172,6 @@ impl State {
         ended.into_iter().filter_map(|key| self.held.remove(&key)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;
