@@ -1,6 +1,7 @@
 //! The process seen from its ports: listeners, certificates, health, files, scrapes, and its end.
 
 mod connection;
+mod debug_port;
 mod drain;
 mod examples;
 mod files;
