@@ -178,6 +178,12 @@ impl Reader<'_> {
             (Some((_, url)), Protocol::Grpc) if !url.contains("://") => format!("http://{url}"),
             (Some((_, url)), _) => url,
         };
+        if endpoint.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://")) {
+            self.warnings.push(format!(
+                "spans cannot be exported over TLS (`{endpoint}`): name a collector nearby with http://; tracing is off"
+            ));
+            return Traces::Off;
+        }
         Traces::Otlp { protocol, endpoint, timeout: Duration::from_millis(timeout) }
     }
 

@@ -35,6 +35,17 @@ fn tracing_is_switched_off_by_either_variable() {
 }
 
 #[test]
+fn a_collector_behind_tls_is_refused_in_words() {
+    for (protocol, endpoint) in [("grpc", "https://c:4317"), ("http/protobuf", "HTTPS://c:4318")] {
+        let settings = read(&[(ENDPOINT, endpoint), ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)]);
+        assert_eq!(settings.traces, Traces::Off);
+        assert_eq!(settings.warnings.len(), 1);
+        assert!(settings.warnings[0].starts_with("spans cannot be exported over TLS (`"), "{:?}", settings.warnings);
+    }
+    assert_eq!(read(&[(ENDPOINT, "http://https:4317")]).warnings, [""; 0]);
+}
+
+#[test]
 fn the_endpoint_follows_the_rules_of_its_protocol() {
     let protocol = "OTEL_EXPORTER_OTLP_PROTOCOL";
     let traces = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
