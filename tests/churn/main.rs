@@ -5,7 +5,6 @@
 
 mod clients;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,19 +15,13 @@ use tests::engine::{Engine, EngineConfig};
 use tests::picker::{Picker, PickerOptions};
 use tests::poll;
 use tests::shapes::{Pool, standalone};
+use tests::usage::resident_memory;
 
 const POOL: &str = "llama";
 /// From one event of the day to the next, at most.
 const DEADLINE: Duration = Duration::from_secs(300);
 /// Until what is over is no longer counted.
 const SOON: Duration = Duration::from_secs(10);
-
-/// Resident memory of a process, in KiB.
-fn resident(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel tells");
-    line.trim().split(' ').next().and_then(|number| number.parse().ok()).expect("a number")
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_bad_day_nothing_is_left_in_flight() {
@@ -82,11 +75,11 @@ async fn after_a_bad_day_nothing_is_left_in_flight() {
     drop(picker);
     let picker = start(port).await;
     reach(70).await;
-    let memory_then = resident(picker.process().pid());
+    let memory_then = resident_memory(picker.process().pid()).unwrap();
     for client in clients {
         client.await.unwrap();
     }
-    let memory_now = resident(picker.process().pid());
+    let memory_now = resident_memory(picker.process().pid()).unwrap();
 
     picker.wait_for_in_flight(0, SOON).await.unwrap();
     for engine in &engines {

@@ -27,6 +27,7 @@ use tests::config_dir::{ConfigDir, NAMESPACE};
 use tests::envoy::Envoy;
 use tests::picker::{Picker, PickerOptions};
 use tests::process::{Process, Program};
+use tests::usage::processor_time;
 
 const POOL: &str = "bench";
 const MODES: [Mode; 2] = [Mode::Buffered, Mode::FullDuplex];
@@ -151,9 +152,9 @@ async fn cell(args: &Args, gateway: SocketAddr, size: usize, envoy: u32, picker:
     let mut load = Load::start(gateway, &bodies, args.connections);
     let length = Duration::from_secs_f64(args.seconds);
     tokio::time::sleep(length / 3).await;
-    let before = (load.answered()?, cpu::used(envoy)?, cpu::used(picker)?);
+    let before = (load.answered()?, processor_time(envoy)?, processor_time(picker)?);
     tokio::time::sleep(length).await;
-    let after = (load.answered()?, cpu::used(envoy)?, cpu::used(picker)?);
+    let after = (load.answered()?, processor_time(envoy)?, processor_time(picker)?);
     let requests = after.0 - before.0;
     anyhow::ensure!(requests > 0, "no request was answered in {length:?}");
     let each = |before: Duration, after: Duration| (after - before).as_secs_f64() * 1e6 / requests as f64;
