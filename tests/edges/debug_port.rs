@@ -71,8 +71,10 @@ async fn a_dry_run_decides_and_leaves_nothing_behind() -> Result<()> {
     assert!(endpoints.iter().all(|endpoint| endpoint["inFlight"] == 0 && endpoint["uncachedTokens"] == 0), "{fleet:#}");
     assert_eq!(json(&running, "/debug/decisions").await?.1, json!({"decisions": []}));
     let metrics = client::get(running.addresses.metrics, "/metrics").await?.text();
-    let counted = metrics.lines().any(|line| line.starts_with("kthena_router_decisions_total{"));
-    assert!(!counted, "{metrics}");
+    let counted: Vec<&str> =
+        metrics.lines().filter(|line| line.starts_with("kthena_router_decisions_total{")).collect();
+    assert_eq!(counted.len(), 2, "one for each endpoint: {counted:?}");
+    assert!(counted.iter().all(|line| line.ends_with(" 0")), "{counted:?}");
     Ok(())
 }
 
