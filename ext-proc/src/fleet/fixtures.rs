@@ -41,5 +41,5 @@ pub(crate) fn pick(fleet: &Fleet, address: &str) -> Picked {
 /// What each endpoint has in flight, in the order of addresses.
 pub(crate) fn in_flight(fleet: &Fleet) -> Vec<u32> {
     let snapshot = fleet.snapshot();
-    snapshot.pools.values().flat_map(|pool| &pool.endpoints).map(|endpoint| endpoint.load.requests()).collect()
+    snapshot.pools.values().flat_map(|pool| pool.endpoints.iter()).map(|endpoint| endpoint.load.requests()).collect()
 }

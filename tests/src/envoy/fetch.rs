@@ -117,7 +117,7 @@ mod tests {
         let pid = std::fs::read_to_string(&started).unwrap();
         crate::poll::until("the end of pip", SOON, async || {
             let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
-            (!stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))).then_some(())
+            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z')).then_some(())
         })
         .await
         .unwrap();
