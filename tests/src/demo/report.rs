@@ -50,7 +50,7 @@ pub fn comparison(round_robin: &[Outcome], picker: &[Outcome]) -> String {
 }
 
 fn share(part: u64, whole: u64) -> String {
-    if whole == 0 { "-".to_owned() } else { format!("{} %", part * 100 / whole) }
+    (part * 100).checked_div(whole).map_or_else(|| "-".to_owned(), |percent| format!("{percent} %"))
 }
 
 /// The value that `percent` of the values do not exceed.
