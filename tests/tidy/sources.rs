@@ -8,6 +8,7 @@ use crate::repository::{FILES, File, PACKAGES, refuse, root, rust_files};
 /// Files of the proving ground that may sleep, each with its reason.
 const SLEEPERS: &[(&str, &str)] = &[
     ("tests/benches/ext_proc/main.rs", "a cell is measured for a stated time"),
+    ("tests/benches/idle.rs", "an idle process is measured for a stated time"),
     ("tests/src/engine/api.rs", "a fault on demand takes the time that was asked for"),
     ("tests/src/engine/batch.rs", "a simulated batch takes the time that a real one would"),
     ("tests/src/poll.rs", "between two looks at the thing itself"),
