@@ -135,5 +135,6 @@ pub(crate) fn decision() -> Arc<Decision> {
         rewrite_model: None,
         blocks: Arc::from([]),
         uncached_tokens: 0,
+        disaggregation: None,
     })
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::disaggregation::Disaggregation;
 use crate::endpoint::Endpoint;
 use crate::moment::Moment;
 use crate::prefix::BlockHash;
@@ -25,6 +26,8 @@ pub struct Decision {
     pub blocks: Arc<[BlockHash]>,
     /// Estimated prompt tokens that the first endpoint does not hold.
     pub uncached_tokens: u32,
+    /// What was decided about prefill; `None` unless the ModelServer has a `pdGroup`.
+    pub disaggregation: Option<Disaggregation>,
 }
 
 impl Decision {

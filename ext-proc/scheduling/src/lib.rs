@@ -12,6 +12,7 @@
 
 mod candidate;
 pub mod decision;
+pub mod disaggregation;
 pub mod endpoint;
 pub mod filters;
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub mod snapshot;
 pub mod state;
 
 pub use decision::{CandidateReport, Decision, FilterReport, Reason, Report, Row, ScorerReport};
+pub use disaggregation::{Disaggregation, KvConnector, PdGroup, Verdict};
 pub use endpoint::{Endpoint, EngineKind, Gauges, Slot};
 pub use load::{InFlight, Load};
 pub use moment::Moment;

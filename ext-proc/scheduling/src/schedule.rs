@@ -72,7 +72,7 @@ pub fn schedule(
     let matched = ranked.first().and_then(|index| candidates.get(*index)).map_or(0, |first| first.matched_blocks);
     let reason = reason(&report, &ranked, among, &stand_ins);
     let uncached_tokens = demand.uncached_tokens(matched);
-    Ok(Decision { report, ranked, reason, rewrite_model, blocks: blocks.into(), uncached_tokens })
+    Ok(Decision { report, ranked, reason, rewrite_model, blocks: blocks.into(), uncached_tokens, disaggregation: None })
 }
 
 /// The prompt's blocks, where the profile wants them. The engine's name of the model seeds them, so
