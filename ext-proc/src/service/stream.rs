@@ -64,9 +64,14 @@ struct RequestHead {
 struct Answered {
     picked: duplicates::Shared,
     decision: Arc<Decision>,
+    /// As the client sent it.
     key: Option<Key>,
+    /// As our answer changed it.
+    changed_key: Option<Key>,
     at: Instant,
     last_sent: Instant,
+    /// Response headers were seen.
+    responded: bool,
     learned: bool,
     /// The response was complete with its headers, as far as the engine's work goes.
     whole_response: bool,
@@ -155,6 +160,7 @@ impl ProcessStream {
         let (status, served) = (headers.status(), from_proto::served(metadata));
         self.observer.response(status, served);
         let Some(answered) = &mut self.served else { return };
+        answered.responded = true;
         answered.whole_response = headers.get("content-length").is_some();
         if let Some(address) = served {
             answered.picked.lock().served_by(&self.shared.fleet.snapshot(), address);
@@ -233,11 +239,22 @@ impl ProcessStream {
             (Some(new), Some(range), Some(old)) if **new != *old => splice::replace(body, range, new),
             _ => None,
         };
-        if let (true, Some(new_body)) = (head.named, &new_body) {
-            shared.duplicates.also(shared.duplicates.key(pool, &head.id, path, new_body), now, &picked);
-        }
-        let answered =
-            Answered { picked, decision, key, at: now, last_sent: now, learned: false, whole_response: false };
+        let changed_key = new_body.as_ref().filter(|_| head.named).map(|new_body| {
+            let key = shared.duplicates.key(pool, &head.id, path, new_body);
+            shared.duplicates.also(key, now, &picked);
+            key
+        });
+        let answered = Answered {
+            picked,
+            decision,
+            key,
+            changed_key,
+            at: now,
+            last_sent: now,
+            responded: false,
+            learned: false,
+            whole_response: false,
+        };
         Ok((answered, new_body))
     }
 
@@ -289,7 +306,8 @@ impl ProcessStream {
         self.finished = true;
         self.steps.clear();
         let Some(answered) = self.served.take() else { return };
-        let Answered { picked, decision, key: _, at, last_sent, learned, whole_response } = answered;
+        let Answered { picked, decision, key, changed_key, at, last_sent, responded, learned, whole_response } =
+            answered;
         if !learned && let Some(endpoint) = decision.endpoint() {
             self.shared.fleet.learn(&decision, endpoint.address);
         }
@@ -297,8 +315,14 @@ impl ProcessStream {
         if may_be_early && last_sent.elapsed() < EARLY {
             self.shared.holder.hold(picked, at, self.shared.fleet.now());
             self.observer.held();
-        } else {
-            self.shared.holder.observe(&decision.report.pool, at.elapsed());
+            return;
+        }
+        self.shared.holder.observe(&decision.report.pool, at.elapsed());
+        drop(picked);
+        if responded || self.hints.lives_as_request {
+            for key in [key, changed_key].into_iter().flatten() {
+                self.shared.duplicates.ended(key);
+            }
         }
     }
 }
