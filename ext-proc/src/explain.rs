@@ -38,6 +38,7 @@ pub fn record(entry: &Remembered) -> DecisionRecord {
     record.trace_id = entry.trace_id.map(|id| id.to_string()).unwrap_or_default();
     record.duration_micros = micros(entry.took);
     record.body_mode = entry.body_mode.name().to_owned();
+    record.body_hidden = entry.body_hidden;
     record
 }
 

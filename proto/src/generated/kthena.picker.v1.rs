@@ -101,6 +101,9 @@ pub struct DecisionRecord {
     /// How the body reached us: none, buffered, streamed, full_duplex_streamed.
     #[prost(string, tag = "20")]
     pub body_mode: ::prost::alloc::string::String,
+    /// The body was not looked at: the data plane does not show it, or it is not JSON.
+    #[prost(bool, tag = "21")]
+    pub body_hidden: bool,
 }
 #[derive(serde::Serialize)]
 #[serde(rename_all = "camelCase")]

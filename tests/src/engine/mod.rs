@@ -18,7 +18,6 @@ mod span;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use parking_lot::Mutex;
@@ -153,18 +152,6 @@ impl Engine {
     #[must_use]
     pub fn received_count(&self) -> u64 {
         self.state.record.count()
-    }
-
-    /// The request with this `x-request-id`, once it has come.
-    ///
-    /// # Errors
-    /// When it does not come within `deadline`.
-    pub async fn wait_for_request(&self, id: &str, deadline: Duration) -> Result<Received> {
-        let what = format!("the request {id} at the engine {}", self.address());
-        crate::poll::until(&what, deadline, async || {
-            self.received().into_iter().find(|request| request.header("x-request-id") == Some(id))
-        })
-        .await
     }
 
     /// Requests in the batch, and requests in the queue before it.
