@@ -10,9 +10,9 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use crate::{
-    Body, Content, Decision, Declared, DeclaredEndpoint, DeclaredPool, EngineKind, Event, Gauges, Headers, ModelRoute,
-    ModelServer, Moment, Pool, PoolName, PrefixIndex, Profile, Prompt, Refusal, Request, Rule, Snapshot, State, Target,
-    schedule,
+    Body, Content, Decision, Declared, DeclaredEndpoint, DeclaredPool, EngineKind, Event, Gauges, Headers, KvConnector,
+    ModelRoute, ModelServer, Moment, Pool, PoolName, PrefixIndex, Profile, Prompt, Refusal, Request, Rule, Snapshot,
+    State, Target, schedule,
 };
 
 pub(crate) const MODEL: &str = "llama";
@@ -57,6 +57,8 @@ pub(crate) fn server(name: &str, labels: &[(&str, &str)]) -> ModelServer {
         engine: EngineKind::Vllm,
         selector: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
         port: None,
+        pd_group: None,
+        connector: KvConnector::default(),
     }
 }
 

@@ -49,6 +49,12 @@ impl InFlight {
             *self = load.begin(self.uncached_tokens);
         }
     }
+
+    /// Counts so many tokens instead.
+    pub fn recount(&mut self, uncached_tokens: u32) {
+        let load = Arc::clone(&self.load);
+        *self = load.begin(uncached_tokens);
+    }
 }
 
 impl Drop for InFlight {

@@ -171,7 +171,12 @@ fn an_adapter_by_route_that_nobody_has_loaded_is_refused_with_the_reason() {
     let mut route = route("r", "base", &[("s", 1)]);
     route.adapters = vec![MODEL.into()];
     let pools = vec![pool_of("pool", vec![declared(0, &[("app", "x")])])];
-    let declared = Declared { pools, model_servers: vec![server("s", &[("app", "x")])], model_routes: vec![route] };
+    let declared = Declared {
+        pools,
+        model_servers: vec![server("s", &[("app", "x")])],
+        model_routes: vec![route],
+        ..Declared::default()
+    };
     let mut scene = Scene::of(declared).with_profile(&lora_profile());
     assert!(scene.ask("").is_ok(), "nothing is known of the models yet");
     scene.scrape(0, models(&["base"]));
@@ -190,6 +195,7 @@ fn a_route_restricts_to_its_model_server_and_names_both() {
     let mut y = server("y", &[("app", "y")]);
     y.model = Some("real-name".into());
     let declared = Declared {
+        workers: Vec::new(),
         pools: vec![pool_of("pool", endpoints)],
         model_servers: vec![server("x", &[("app", "x")]), y],
         model_routes: vec![route("r", MODEL, &[("y", 100)])],

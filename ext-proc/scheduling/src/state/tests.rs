@@ -118,7 +118,7 @@ fn the_engine_is_that_of_the_first_model_server_that_selects_the_pod() {
     let declared = Declared {
         pools: vec![pool_of("pool", vec![declared(0, &[("app", "x")]), declared(1, &[])])],
         model_servers: vec![server("b", &[]), sglang],
-        model_routes: Vec::new(),
+        ..Declared::default()
     };
     let engines: Vec<_> = Scene::of(declared).pool().endpoints.iter().map(|endpoint| endpoint.engine).collect();
     assert_eq!(engines, [EngineKind::Sglang, EngineKind::Vllm]);
