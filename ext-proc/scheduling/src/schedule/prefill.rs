@@ -140,3 +140,6 @@ fn refusal(server: &ModelServer, refused: Vec<(Option<Group>, Refusal)>) -> Refu
         None => no_prefill.into(),
     }
 }
+
+#[cfg(test)]
+mod tests;
