@@ -166,3 +166,25 @@ impl fmt::Display for Verdict {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(labels: &[(&str, &str)]) -> BTreeMap<String, String> {
+        labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn a_role_is_that_of_the_labels_and_decode_is_looked_at_first() {
+        let mut group =
+            PdGroup { group_key: None, prefill_labels: labels(&[("p", "1")]), decode_labels: labels(&[("d", "1")]) };
+        assert_eq!(group.role(&labels(&[("p", "1")])), Some(Role::Prefill));
+        assert_eq!(group.role(&labels(&[("p", "1"), ("d", "1")])), Some(Role::Decode));
+        assert_eq!(group.role(&labels(&[("p", "2")])), None);
+        group.group_key = Some("g".into());
+        assert_eq!(group.role(&labels(&[("p", "1")])), None, "a pod without the key is in no group");
+        assert_eq!(group.role(&labels(&[("p", "1"), ("g", "")])), Some(Role::Prefill), "any value is one");
+        assert_eq!(PdGroup::default().role(&labels(&[("p", "1")])), None, "no label names no pod");
+    }
+}
