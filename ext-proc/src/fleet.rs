@@ -20,6 +20,7 @@ use scheduling::{
     Decision, Endpoint, Event, InFlight, Moment, Pool, PoolName, PrefixIndex, Profile, Refusal, RefusalKind, Request,
     Snapshot, State, Verdict, schedule,
 };
+use tracing::warn;
 
 /// The lock of each pool, which also holds its source of chance. Read without a lock of its own.
 type Locks = HashMap<PoolName, Arc<Mutex<SmallRng>>, foldhash::fast::RandomState>;
@@ -128,6 +129,17 @@ impl Fleet {
         }
     }
 
+    /// Takes in how a request ended at the endpoint at `address`, a prefill call too: `ok` unless no
+    /// connection came about or the answer was a 5xx. One that fails again and again becomes a last
+    /// resort for a while.
+    pub fn outcome(&self, pool: &PoolName, address: SocketAddr, ok: bool) {
+        let snapshot = self.snapshot.load();
+        let Some(endpoint) = snapshot.pools.get(pool).and_then(|pool| pool.endpoint(address)) else { return };
+        if let Some(time) = endpoint.load.outcome(ok, self.now()) {
+            warn!(%address, seconds = time.as_secs(), "An endpoint fails its requests and is a last resort for a while.");
+        }
+    }
+
     /// Chooses for `request` without counting or learning anything.
     ///
     /// # Errors
@@ -205,3 +217,6 @@ impl Picked {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,13 @@
 //! Who may: each filter keeps or removes endpoints, with a reason.
 //!
-//! `route`, `decode` (or, among prefill endpoints, `group`), `ready` and `subset` run first, in this
-//! order, wherever they apply; then the configured ones. To add a filter: one file in `filters/`, and one line in the list below.
+//! `route`, `decode` (or, among prefill endpoints, `group`), `ready`, `subset` and `outlier` run
+//! first, in this order, wherever they apply; then the configured ones. To add a filter: one file in `filters/`, and one line in the list below.
 
 mod decode;
 mod group;
 mod least_request;
 mod lora_affinity;
+mod outlier;
 mod ready;
 mod route;
 mod subset;
@@ -25,6 +26,7 @@ use crate::routing::{Members, Resolution};
 
 pub(crate) use decode::Decode;
 pub(crate) use group::Group;
+pub(crate) use outlier::Outlier;
 pub(crate) use ready::Ready;
 pub(crate) use route::Route;
 pub(crate) use subset::Subset;

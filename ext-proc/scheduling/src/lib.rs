@@ -19,6 +19,7 @@ pub mod filters;
 mod fixtures;
 pub mod load;
 pub mod moment;
+mod outlier;
 mod pairing;
 pub mod pickers;
 pub mod prefix;

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use rand::RngCore;
 
-use crate::candidate::{Candidate, Demand};
+use crate::candidate::{Candidate, Demand, assume_the_unknown};
 use crate::decision::{CandidateReport, Decision, FilterReport, Reason, Report, ScorerReport};
 use crate::endpoint::{Endpoint, Slot};
-use crate::filters::{Decode, Filter, Group, Question, Ready, Route, Subset};
+use crate::filters::{Decode, Filter, Group, Outlier, Question, Ready, Route, Subset};
 use crate::moment::Moment;
 use crate::pickers::max_score;
 use crate::prefix::{BlockHash, chain};
@@ -117,7 +117,10 @@ impl<'a> Asked<'a> {
     fn consider<'e>(&self, endpoints: &'e [Arc<Endpoint>]) -> Vec<Candidate<'e>> {
         let slots: Vec<Slot> = endpoints.iter().map(|endpoint| endpoint.slot).collect();
         let matched = self.snapshot.prefixes.matched(self.blocks, &slots);
-        endpoints.iter().zip(matched).map(|(endpoint, matched)| Candidate::new(endpoint, self.now, matched)).collect()
+        let candidate = |(endpoint, matched): (&'e Arc<Endpoint>, u32)| Candidate::new(endpoint, self.now, matched);
+        let mut candidates: Vec<Candidate<'e>> = endpoints.iter().zip(matched).map(candidate).collect();
+        assume_the_unknown(&mut candidates);
+        candidates
     }
 
     fn question<'q>(&'q self, candidates: &'q [Candidate<'q>]) -> Question<'q> {
@@ -181,7 +184,10 @@ fn filter(profile: &Profile, question: &Question<'_>, report: &mut Report) -> Re
     // The gateway says where it may send a request; prefill is our own.
     let subset = question.request.subset.filter(|_| question.group.is_none());
     let subset: Option<(&'static str, &dyn Filter)> = subset.map(|_| ("subset", &Subset as _));
-    let always = route.into_iter().chain(decode).chain(group).chain([("ready", &Ready as _)]).chain(subset);
+    let outlier = question.candidates.iter().any(|candidate| candidate.outlier);
+    let outlier: Option<(&'static str, &dyn Filter)> = outlier.then_some(("outlier", &Outlier as _));
+    let always =
+        route.into_iter().chain(decode).chain(group).chain([("ready", &Ready as _)]).chain(subset).chain(outlier);
     let mut kept: Vec<usize> = (0..question.candidates.len()).collect();
     for (place, (name, filter)) in (0_u16..).zip(always.chain(profile.filters())) {
         let before = kept.len();

@@ -268,7 +268,11 @@ fn renew(
     let mut endpoint = newcomer(declared, before.slot, Arc::clone(&before.load), servers);
     if endpoint.name != before.name || endpoint.labels != before.labels {
         prefixes.forget(before.slot);
+        before.load.forgive();
         return Arc::new(endpoint);
+    }
+    if endpoint.ready && !before.ready {
+        before.load.forgive();
     }
     if endpoint.ready == before.ready && endpoint.engine == before.engine {
         return Arc::clone(before);

@@ -15,6 +15,7 @@ fn all() -> Vec<(&'static str, Box<dyn Filter>)> {
         vec![("ready", Box::new(Ready)), ("subset", Box::new(Subset)), ("route", Box::new(Route))];
     all.push(("decode", Box::new(Decode)));
     all.push(("group", Box::new(Group)));
+    all.push(("outlier", Box::new(Outlier)));
     all.extend(NAMES.iter().map(|name| (*name, build(name, None).unwrap().unwrap())));
     all
 }

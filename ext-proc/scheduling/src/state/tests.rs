@@ -196,3 +196,19 @@ fn a_scrape_of_an_endpoint_that_is_in_both_lists_reaches_both() {
     assert!(Arc::ptr_eq(&pool.prefills["default/pd"][0], &pool.endpoints[1]));
     assert!(pool.endpoints[1].gauges.is_some());
 }
+
+#[test]
+fn a_pod_that_becomes_ready_again_is_no_outlier_any_more() {
+    let mut scene = Scene::equal(1);
+    let load = Arc::clone(&scene.pool().endpoints[0].load);
+    let fail = || (0..5).filter_map(|_| load.outcome(false, Moment::START)).count();
+    fail();
+    let unready = || DeclaredEndpoint { ready: false, ..declared(0, &[]) };
+    apply(&mut scene, one_pool(vec![unready()]));
+    assert!(load.is_outlier(scene.now));
+    apply(&mut scene, one_pool(vec![declared(0, &[])]));
+    assert!(!load.is_outlier(scene.now));
+    fail();
+    apply(&mut scene, one_pool(vec![DeclaredEndpoint { name: "default/other".into(), ..declared(0, &[]) }]));
+    assert!(!load.is_outlier(scene.now), "nor is another pod at its address");
+}
