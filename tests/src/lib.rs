@@ -16,6 +16,7 @@ pub mod envoy;
 pub mod generated;
 pub mod otlp_sink;
 pub mod picker;
+pub mod pip;
 pub mod poll;
 pub mod process;
 pub mod scratch;

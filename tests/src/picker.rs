@@ -292,7 +292,9 @@ impl Picker {
 pub struct Samples(Vec<(String, f64)>);
 
 impl Samples {
-    fn parse(text: &str) -> Self {
+    /// Reads them; comments and exemplars are passed over.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         let samples = lines.filter_map(|line| {
             // An exemplar follows ` # `; labels may hold spaces.

