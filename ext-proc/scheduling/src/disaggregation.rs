@@ -149,6 +149,20 @@ pub enum Verdict {
     NoPrefill,
 }
 
+impl Verdict {
+    /// Its name on the debug port, in metrics and in traces.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Disaggregate { .. } => "disaggregate",
+            Self::ShortPrompt { .. } => "short_prompt",
+            Self::Cached { .. } => "cached",
+            Self::NoPrompt => "no_prompt",
+            Self::NoPrefill => "no_prefill",
+        }
+    }
+}
+
 impl fmt::Display for Verdict {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
