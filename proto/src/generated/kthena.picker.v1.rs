@@ -116,7 +116,7 @@ pub struct Disaggregation {
     /// How the KV blocks travel: http, lmcache, nixl, mooncake or sglang.
     #[prost(string, tag = "1")]
     pub connector: ::prost::alloc::string::String,
-    /// disaggregate, short_prompt, cached, no_prompt or no_prefill.
+    /// disaggregate, short_prompt, cached, no_prompt, not_generation or no_prefill.
     #[prost(string, tag = "2")]
     pub verdict: ::prost::alloc::string::String,
     /// Why, in a sentence.
