@@ -10,8 +10,8 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use scheduling::{
     Body, Content, Decision, Declared, DeclaredEndpoint, DeclaredPool, EngineKind, Event, Gauges, Headers, InFlight,
-    ModelRoute, ModelServer, Moment, PoolName, PrefixIndex, Profile, Prompt, Refusal, Request, Rule, State, Target,
-    schedule,
+    KvConnector, ModelRoute, ModelServer, Moment, PoolName, PrefixIndex, Profile, Prompt, Refusal, Request, Rule,
+    State, Target, schedule,
 };
 
 pub(crate) struct World {
@@ -87,6 +87,8 @@ impl World {
             engine: EngineKind::Vllm,
             selector: owned(&selector),
             port: None,
+            pd_group: None,
+            connector: KvConnector::default(),
         });
     }
 
@@ -113,6 +115,7 @@ impl World {
             pools: vec![DeclaredPool { name: pool_name(), picker: None, endpoints }],
             model_servers: self.servers.clone(),
             model_routes: self.routes.clone(),
+            ..Declared::default()
         };
         self.state.apply(self.now, Event::Declared(declared));
     }

@@ -19,6 +19,8 @@ pub mod filters;
 mod fixtures;
 pub mod load;
 pub mod moment;
+mod outlier;
+mod pairing;
 pub mod pickers;
 pub mod prefix;
 pub mod profile;
@@ -31,7 +33,7 @@ pub mod snapshot;
 pub mod state;
 
 pub use decision::{CandidateReport, Decision, FilterReport, Reason, Report, Row, ScorerReport};
-pub use disaggregation::{Disaggregation, KvConnector, PdGroup, Verdict};
+pub use disaggregation::{Disaggregation, KvConnector, PdGroup, Role, SIDECAR_LABEL, Verdict};
 pub use endpoint::{Endpoint, EngineKind, Gauges, Slot};
 pub use load::{InFlight, Load};
 pub use moment::Moment;
