@@ -28,10 +28,9 @@ use crate::steering;
 pub fn response(message: Message) -> (ProcessingResponse, Option<Message>) {
     let whole = match message {
         Message::ModeOverride { response } => mode_override(response),
-        Message::MoreTime(time) => ProcessingResponse {
-            override_message_timeout: Some(duration(time)),
-            ..ProcessingResponse::default()
-        },
+        Message::MoreTime(time) => {
+            ProcessingResponse { override_message_timeout: Some(duration(time)), ..ProcessingResponse::default() }
+        }
         Message::RequestHeaders(answer) => {
             let (common, metadata) = decided(answer);
             with_metadata(Part::RequestHeaders(HeadersResponse { response: common }), metadata)

@@ -78,6 +78,16 @@ impl CallError {
         }
     }
 
+    /// Whether the engine is to blame, and not the request.
+    #[must_use]
+    pub fn is_the_endpoints_fault(&self) -> bool {
+        match self {
+            Self::Status(status) => status.is_server_error(),
+            Self::Deadline(_) | Self::Connection(_) | Self::BrokenOff(_) => true,
+            Self::Request(_) | Self::TooLarge | Self::NoTransfer(_) => false,
+        }
+    }
+
     /// Whether another engine would do no better: the request is at fault, or what was computed is
     /// there and only cannot be had.
     #[must_use]

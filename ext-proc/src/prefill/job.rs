@@ -9,6 +9,8 @@ use tokio::time::timeout;
 
 use super::client::{CallError, CallHeaders, Client};
 use super::connectors::NoTransfer;
+use crate::duplicates;
+use crate::fleet::Fleet;
 use crate::observer::PrefillObserver;
 use crate::splice::Change;
 
@@ -29,8 +31,10 @@ pub struct Job {
     pub body: Bytes,
     /// Whom to ask, best first; each at most once.
     pub prefills: Vec<Arc<Endpoint>>,
-    /// Estimated prompt tokens to compute, for the accounts of the endpoint asked.
-    pub uncached_tokens: u32,
+    /// The accounts of the endpoint asked, and of the one that serves.
+    pub picked: duplicates::Shared,
+    /// Who learns where the blocks are, and who fails.
+    pub fleet: Arc<Fleet>,
     /// What decode gets of the answer.
     pub decode: fn(&[u8]) -> Result<Vec<Change>, NoTransfer>,
     /// For all tries together.
@@ -61,6 +65,19 @@ pub enum Outcome {
 impl Job {
     /// Makes the prefill. Dropping the future cancels the call that is running.
     pub async fn run(self) -> Outcome {
+        let outcome = self.tries().await;
+        let decision = {
+            let mut picked = self.picked.lock();
+            picked.prefill_done();
+            Arc::clone(&picked.decision)
+        };
+        if let Outcome::Done { endpoint, .. } = &outcome {
+            self.fleet.learn(&decision, endpoint.address);
+        }
+        outcome
+    }
+
+    async fn tries(&self) -> Outcome {
         let started = Instant::now();
         let mut outcome = Outcome::Failed { endpoint: None, error: CallError::Deadline(self.timeout) };
         for (index, endpoint) in self.prefills.iter().enumerate() {
@@ -84,19 +101,20 @@ impl Job {
         outcome
     }
 
-    async fn attempt(
-        &self,
-        endpoint: &Arc<Endpoint>,
-        number: usize,
-        time: Duration,
-    ) -> Result<Vec<Change>, CallError> {
-        let _load = endpoint.load.begin(self.uncached_tokens);
+    async fn attempt(&self, endpoint: &Arc<Endpoint>, number: usize, time: Duration) -> Result<Vec<Change>, CallError> {
+        let pool = {
+            let mut picked = self.picked.lock();
+            picked.prefill_at(endpoint);
+            picked.decision.report.pool.clone()
+        };
         let attempt = self.observer.attempt(endpoint.address, self.connector, number);
         let headers = self.headers.traced(attempt.traceparent().or(self.traceparent.as_deref()));
         let call = self.client.call(endpoint.address, self.path, headers, self.body.clone());
         let answer = timeout(time, call).await.unwrap_or(Err(CallError::Deadline(time)));
         let transfer = answer.and_then(|answer| Ok((self.decode)(&answer)?));
-        attempt.ended(transfer.as_ref().err());
+        let error = transfer.as_ref().err();
+        self.fleet.outcome(&pool, endpoint.address, !error.is_some_and(CallError::is_the_endpoints_fault));
+        attempt.ended(error);
         transfer
     }
 }

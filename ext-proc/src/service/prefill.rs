@@ -1,11 +1,13 @@
 //! What a decision about prefill means for the request at hand.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
 use scheduling::{Decision, Headers, Verdict};
 
 use super::Shared;
+use crate::duplicates;
 use crate::exchange::Seen;
 use crate::from_proto::WireHeaders;
 use crate::observer::ExchangeObserver;
@@ -46,6 +48,8 @@ pub(super) struct Asked<'a> {
     pub(super) body: &'a [u8],
     /// What is left of the exchange's time.
     pub(super) left: Duration,
+    /// The decision's accounts.
+    pub(super) picked: &'a duplicates::Shared,
 }
 
 /// What `decision` means for a request that it has a word about prefill for.
@@ -65,7 +69,7 @@ pub(super) fn plan(shared: &Shared, decision: &Decision, asked: &Asked<'_>, obse
     let split = match split {
         Ok(split) => split,
         Err(reason) => {
-            fell_back(observer, reason);
+            fell_back(asked, observer, reason);
             return Plan::Alone(None);
         }
     };
@@ -74,7 +78,7 @@ pub(super) fn plan(shared: &Shared, decision: &Decision, asked: &Asked<'_>, obse
     let path = match path.and_then(|path| split.fits(connector).map(|()| path)) {
         Ok(path) => path,
         Err(reason) => {
-            fell_back(observer, reason);
+            fell_back(asked, observer, reason);
             return Plan::Alone(split.decode(&[]));
         }
     };
@@ -96,7 +100,8 @@ pub(super) fn plan(shared: &Shared, decision: &Decision, asked: &Asked<'_>, obse
         traceparent: header("traceparent").map(str::to_owned),
         body: body.into(),
         prefills: disaggregation.prefills.clone(),
-        uncached_tokens: disaggregation.uncached_tokens,
+        picked: Arc::clone(asked.picked),
+        fleet: Arc::clone(&shared.fleet),
         decode,
         timeout: shared.settings.prefill_timeout.min(asked.left),
         observer: observer.prefill(),
@@ -114,7 +119,8 @@ fn nothing(_: &[u8]) -> Result<Vec<Change>, prefill::NoTransfer> {
     Ok(Vec::new())
 }
 
-fn fell_back(observer: &mut ExchangeObserver, reason: Unsplittable) {
+fn fell_back(asked: &Asked<'_>, observer: &mut ExchangeObserver, reason: Unsplittable) {
+    asked.picked.lock().decode_alone();
     tracing::debug!(%reason, "The prefill of this request cannot run apart.");
     observer.prefill_fell_back(reason.code());
 }

@@ -268,7 +268,16 @@ impl ProcessStream {
                 self.observer.prefill_fell_back(error.code());
                 let endpoint = endpoint.map(|endpoint| endpoint.address.to_string()).unwrap_or_default();
                 let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                tracing::warn!(parent: &self.observer.span(), endpoint, %error, cause, "Prefill failed: decode does all by itself.");
+                tracing::warn!(parent: &self.observer.span(), endpoint, %error, cause, "Prefill failed.");
+                let decision = &answered.decision;
+                let server = decision.report.model_server.as_deref().unwrap_or_default();
+                // What an engine refuses is refused by decode too, in words that are meant for the client.
+                let of_the_request = error.status().is_some() && error.is_elsewhere_no_better();
+                if !of_the_request && self.shared.fleet.profile().refuses_without_prefill() {
+                    self.refuse(&RefusalKind::NoPrefill(server.to_owned()).into());
+                    return;
+                }
+                answered.picked.lock().decode_alone();
                 Vec::new()
             }
         };
@@ -320,7 +329,7 @@ impl ProcessStream {
         self.observer.decided(Ok(&decision), duplicate);
         if decision.disaggregation.is_some() {
             let left = self.deadline.saturating_duration_since(now);
-            let asked = Asked { id: &head.id, path, headers: &head.headers, seen, body, left };
+            let asked = Asked { id: &head.id, path, headers: &head.headers, seen, body, left, picked: &picked };
             let plan = prefill::plan(shared, &decision, &asked, &mut self.observer);
             return Ok((Answered::new(picked, decision, key, now), plan));
         }

@@ -2,8 +2,8 @@
 //! and keeps its times by a model, but its answers are made-up words. Every response says so in
 //! [`HEADER`], and so does its log line.
 //!
-//! Runs in process on a loopback address. KV events and KV transfer have no place here yet; they
-//! belong beside [`cache`], which knows which blocks come and go.
+//! Runs in process on a loopback address. KV events have no place here yet; they belong beside
+//! [`cache`], which knows which blocks come and go.
 
 mod api;
 mod batch;
@@ -15,6 +15,7 @@ mod metrics;
 mod record;
 mod server;
 mod span;
+mod transfer;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,12 +29,14 @@ use tokio::task::JoinHandle;
 pub use config::{EngineConfig, Timing};
 pub use fault::Fault;
 pub use record::Received;
+pub use transfer::Transfers;
 
 use batch::Batch;
 use cache::PrefixCache;
 use metrics::Metrics;
 use record::Record;
 use span::Spans;
+use transfer::Transfer;
 
 /// The response header that names the engine's address, `ip:port`.
 pub const HEADER: &str = "x-sim-engine";
@@ -49,6 +52,7 @@ struct State {
     record: Record,
     fault: Mutex<Option<Fault>>,
     spans: Option<Spans>,
+    transfer: Transfer,
 }
 
 /// A running simulated engine; dropping it stops it.
@@ -98,8 +102,10 @@ impl Engine {
             record: Record::default(),
             fault: Mutex::default(),
             spans: config.traces.map(|sink| Spans::new(sink, address)),
+            transfer: Transfer::default(),
             config,
         });
+        transfer::join(&state);
         let server = tokio::spawn(server::serve(listener, Arc::clone(&state)));
         Ok(Self { state, server: Some(server) })
     }
@@ -128,6 +134,7 @@ impl Engine {
             let _ = server.await;
         }
         self.state.cache.lock().clear();
+        transfer::leave(&self.state);
     }
 
     /// Listens again at the same address.
@@ -138,6 +145,7 @@ impl Engine {
         if self.server.is_none() {
             let listener = bind(self.state.address).await?;
             self.server = Some(tokio::spawn(server::serve(listener, Arc::clone(&self.state))));
+            transfer::join(&self.state);
         }
         Ok(())
     }
@@ -171,6 +179,12 @@ impl Engine {
     #[must_use]
     pub fn load(&self) -> (usize, usize) {
         (self.state.batch.running(), self.state.batch.waiting())
+    }
+
+    /// What has become of the transfers that it took part in.
+    #[must_use]
+    pub fn transfers(&self) -> Transfers {
+        self.state.transfer.totals()
     }
 
     /// Prompt tokens asked of the prefix cache, and found in it.

@@ -33,7 +33,9 @@ fn with_a_shared_store_decode_gets_the_body_as_it_is() {
 #[test]
 fn nixl_asks_to_keep_the_blocks_and_hands_the_answer_on_verbatim() {
     let params = r#"{"do_remote_prefill": true, "do_remote_decode":false,"remote_block_ids":[[1,2]],"remote_request_id":"cmpl-1","unheard_of":{"n":123456789012345678901234567890.10},"remote_blocks_expiry_time":null}"#;
-    let answer = format!(r#"{{"id":"x","choices":[{{"text":"kv_transfer_params"}}], "kv_transfer_params" : {params} ,"usage":{{}}}}"#);
+    let answer = format!(
+        r#"{{"id":"x","choices":[{{"text":"kv_transfer_params"}}], "kv_transfer_params" : {params} ,"usage":{{}}}}"#
+    );
     for kind in [KvConnector::Nixl, KvConnector::Mooncake] {
         let (prefill, decode) = bodies(kind, r#"{"model":"m","prompt":[1,2,3]}"#, &answer);
         assert_eq!(
@@ -46,9 +48,7 @@ fn nixl_asks_to_keep_the_blocks_and_hands_the_answer_on_verbatim() {
 
 #[test]
 fn an_answer_without_transfer_parameters_is_an_error() {
-    let Transfer::Prefilled { decode, .. } =
-        connector(KvConnector::Nixl).transfer("::1".parse().unwrap(), 0)
-    else {
+    let Transfer::Prefilled { decode, .. } = connector(KvConnector::Nixl).transfer("::1".parse().unwrap(), 0) else {
         panic!("nixl's decode waits")
     };
     for answer in [r"{}", r#"{"kv_transfer_params":null}"#] {
