@@ -31,6 +31,7 @@ fn scene(decodes: &[&str], prefills: &[&str]) -> Scene {
     Scene::pairs(pods("decode", 0, decodes), pods("prefill", PREFILLS, prefills))
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "json! makes values")]
 fn rules(rules: serde_json::Value) -> serde_json::Value {
     json!({ "disaggregation": rules })
 }
