@@ -78,7 +78,11 @@ impl fmt::Display for Decision {
         let mut ranked = self.rows();
         let Some(first) = ranked.next() else { return write!(formatter, "no endpoint") };
         write!(formatter, "{}: {}", first.label(), self.reason)?;
-        if let (Reason::HighestTotal { scorer, .. }, Some(second)) = (&self.reason, ranked.next()) {
+        // Of a pair, endpoints of other groups are no fallbacks: the runner-up may be missing here.
+        let behind = |row: &Row<'_>| first.candidate.total.zip(row.candidate.total).map(|(first, row)| first - row);
+        if let (Reason::HighestTotal { scorer, lead }, Some(second)) = (&self.reason, ranked.next())
+            && behind(&second) == Some(*lead)
+        {
             write!(formatter, "; the runner-up is {}", second.label())?;
             let decisive = self.report.scorers.iter().find(|report| report.name == *scorer);
             let score = |row: &Row<'_>| decisive.and_then(|scorer| scorer.score(row.index));

@@ -1,9 +1,10 @@
 //! The other half of a pair: whether prefill runs apart, and on which endpoint.
 //!
-//! Decode has been ranked. Of the ranked decode endpoints the first is chosen that needs no prefill
-//! apart, or in whose group a prefill endpoint can be used; only where there is none does the best
-//! decode endpoint work alone, or is the request refused, as `whenNoPrefill` says. The rule when *not*
-//! to disaggregate is that of llm-d's prefix-based decider: by the length of the prompt and by what of
+//! Decode has been ranked. Where the best decode endpoint needs prefill apart, the first of the ranked
+//! is chosen in whose group a prefill endpoint can be used; only where there is none does the best
+//! decode endpoint work alone, or is the request refused, as `whenNoPrefill` says. That one further down
+//! holds the prompt is no reason to pass over the others: it was ranked by load. The rule when *not* to
+//! disaggregate is that of llm-d's prefix-based decider: by the length of the prompt and by what of
 //! it the decode endpoint does not hold.
 //!
 //! Once a prefill endpoint is chosen, decode endpoints of other groups are no fallbacks any more: the
@@ -39,7 +40,8 @@ pub(super) fn pair(
     for (place, index) in decision.ranked.iter().enumerate() {
         let matched = decision.report.candidates.get(*index).map_or(0, |candidate| candidate.matched_blocks);
         let verdict = verdict(&pairs.rules, asked, matched);
-        if !matches!(verdict, Verdict::Disaggregate { .. }) {
+        let apart = matches!(verdict, Verdict::Disaggregate { .. });
+        if place == 0 && !apart {
             chosen = Some((place, verdict, None));
             break;
         }
@@ -49,7 +51,7 @@ pub(super) fn pair(
         }
         match prefills(asked, server, pairing, pairs, group, rng) {
             Ok(prefills) => {
-                chosen = Some((place, verdict, Some(prefills)));
+                chosen = Some((place, verdict, apart.then_some(prefills)));
                 break;
             }
             Err(refusal) => refused.push((group, refusal)),
