@@ -207,9 +207,12 @@ impl ProcessStream {
             answered.picked.lock().served_by(&self.shared.fleet.snapshot(), address);
         }
         let ok = status.is_none_or(|status| (200..300).contains(&status));
-        if let (true, false) = (ok, answered.learned) {
-            let picked = || answered.decision.endpoint().map(|endpoint| endpoint.address);
-            if let Some(address) = served.or_else(picked) {
+        let address = served.or_else(|| answered.decision.endpoint().map(|endpoint| endpoint.address));
+        if let (Some(address), false) = (address, answered.learned) {
+            if let Some(status) = status {
+                self.shared.fleet.outcome(&answered.decision.report.pool, address, status < 500);
+            }
+            if ok {
                 self.shared.fleet.learn(&answered.decision, address);
             }
         }
