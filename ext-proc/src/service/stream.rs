@@ -42,6 +42,8 @@ pub(super) struct Hints {
 pub struct ProcessStream {
     shared: Arc<Shared>,
     inbound: Streaming<ProcessingRequest>,
+    /// The data plane has said all.
+    inbound_ended: bool,
     hints: Hints,
     observer: ExchangeObserver,
     exchange: Exchange,
@@ -134,6 +136,7 @@ impl ProcessStream {
         Self {
             shared,
             inbound,
+            inbound_ended: false,
             hints,
             observer,
             exchange: Exchange::new(rules),
@@ -213,7 +216,8 @@ impl ProcessStream {
         let ok = status.is_none_or(|status| (200..300).contains(&status));
         let address = served.or_else(|| answered.decision.endpoint().map(|endpoint| endpoint.address));
         if let (Some(address), false) = (address, answered.learned) {
-            if let Some(status) = status {
+            // Decode fails too when it cannot fetch blocks: then it is not known who is to blame.
+            if let Some(status) = status.filter(|status| *status < 500 || !answered.prefilled) {
                 self.shared.fleet.outcome(&answered.decision.report.pool, address, status < 500);
             }
             if ok {
@@ -373,10 +377,18 @@ impl ProcessStream {
                 answered.prefilled = true;
             }
         }
-        match Pin::new(&mut self.inbound).poll_next(context) {
+        // An end is told once, and a stream that waits for its prefill would hear it again and again.
+        let message = match self.inbound_ended {
+            true => Poll::Pending,
+            false => Pin::new(&mut self.inbound).poll_next(context),
+        };
+        match message {
             Poll::Ready(Some(Ok(message))) => self.on(message),
             Poll::Ready(Some(Err(status))) => self.broken(&status),
-            Poll::Ready(None) => self.exchange.on(Input::HalfClose, &mut self.steps),
+            Poll::Ready(None) => {
+                self.inbound_ended = true;
+                self.exchange.on(Input::HalfClose, &mut self.steps);
+            }
             Poll::Pending => {
                 if !(self.exchange.is_pending() || self.exchange.is_draining()) {
                     self.timer = None;
