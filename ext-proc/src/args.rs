@@ -101,6 +101,9 @@ pub struct Args {
     /// Longest time from the first message of an exchange to its answer, as `30s`
     #[arg(long, env = "KTHENA_EXCHANGE_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = parse_duration, help_heading = "Requests")]
     pub exchange_timeout: Duration,
+    /// Longest time for the prefill of a request where it runs apart, further tries included; two thirds of --exchange-timeout if not given
+    #[arg(long, env = "KTHENA_PREFILL_TIMEOUT", value_name = "DURATION", value_parser = parse_duration, help_heading = "Requests")]
+    pub prefill_timeout: Option<Duration>,
     /// Longest time that running exchanges get to finish after SIGTERM, as `30s`
     #[arg(long, env = "KTHENA_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = parse_duration, help_heading = "Requests")]
     pub drain_timeout: Duration,
@@ -117,6 +120,30 @@ pub struct Args {
     /// What is logged: a level, or directives as `info,kthena_ext_proc=debug`
     #[arg(long, env = "KTHENA_LOG_LEVEL", value_name = "FILTER", default_value = "info", help_heading = "Logs")]
     pub log_level: String,
+}
+
+impl Args {
+    /// The longest time for the prefill of a request. Unless one is given, a request whose prefill has
+    /// failed still has a third of its time.
+    ///
+    /// # Errors
+    /// When one is given that leaves no time for decode.
+    pub fn prefill_timeout(&self) -> Result<Duration, TooLong> {
+        let (given, whole) = (self.prefill_timeout, self.exchange_timeout);
+        match given {
+            None => Ok(whole * 2 / 3),
+            Some(given) if given < whole => Ok(given),
+            Some(given) => Err(TooLong { given, whole }),
+        }
+    }
+}
+
+/// A part of an exchange that would take all its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{given:?} must be below --exchange-timeout, which is {whole:?}")]
+pub struct TooLong {
+    given: Duration,
+    whole: Duration,
 }
 
 /// What the ext_proc ports speak.
@@ -282,6 +309,16 @@ mod tests {
         assert_eq!(args.max_body_size, Size(16 << 20));
         assert_eq!((args.exchange_timeout, args.drain_timeout), (Duration::from_secs(30), Duration::from_secs(30)));
         assert_eq!((args.tls, args.destination_list), (TlsMode::Auto, 1));
+    }
+
+    #[test]
+    fn a_prefill_leaves_time_for_decode() {
+        let timeout = |args: &[&str]| parse(args).unwrap().prefill_timeout().map_err(|error| error.to_string());
+        assert_eq!(timeout(&[]), Ok(Duration::from_secs(20)));
+        assert_eq!(timeout(&["--exchange-timeout=3s"]), Ok(Duration::from_secs(2)));
+        assert_eq!(timeout(&["--prefill-timeout=29s"]), Ok(Duration::from_secs(29)));
+        let error = timeout(&["--prefill-timeout=30s"]).unwrap_err();
+        assert_eq!(error, "30s must be below --exchange-timeout, which is 30s");
     }
 
     #[test]

@@ -196,3 +196,23 @@ async fn one(State(debug): State<Debug>, Path((namespace, plural, name)): Path<(
 fn not_found(error: &str) -> Response {
     (StatusCode::NOT_FOUND, Json(json!({ "error": error }))).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::fixtures;
+
+    #[test]
+    fn prefill_endpoints_are_shown_with_their_role() {
+        let fleet = fixtures::pairs(&[2]);
+        let snapshot = fleet.snapshot();
+        let pool = &snapshot.pools[&fixtures::pool()];
+        let shown = pool.all_endpoints().map(|endpoint| json!(state(pool, endpoint, fleet.now())));
+        let shown: Vec<_> = shown.map(|it| (it["address"].clone(), it["role"].clone())).collect();
+        assert_eq!(json!(shown), json!([["10.0.0.1:1", "decode"], ["10.0.0.1:2", "prefill"]]));
+        let fleet = fixtures::fleet(&["10.0.0.1:1"]);
+        let snapshot = fleet.snapshot();
+        let pool = &snapshot.pools[&fixtures::pool()];
+        assert_eq!(json!(state(pool, &pool.endpoints[0], fleet.now()))["role"], Value::Null);
+    }
+}

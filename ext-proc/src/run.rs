@@ -166,6 +166,7 @@ impl Picker {
     /// # Errors
     /// What is wrong with the flags, the files or the ports, and what to change.
     pub async fn bind(args: Args, instruments: Instruments) -> anyhow::Result<Self> {
+        let prefill_timeout = args.prefill_timeout().context("--prefill-timeout")?;
         let Args {
             config_dir,
             kubeconfig: _,
@@ -184,6 +185,7 @@ impl Picker {
             scheduler_config,
             max_body_size,
             exchange_timeout,
+            prefill_timeout: _,
             drain_timeout,
             body_mode_fallback,
             destination_list,
@@ -218,6 +220,7 @@ impl Picker {
             body_mode_fallback: body_mode_fallback.into(),
             max_body_size: max_body_size.0,
             exchange_timeout,
+            prefill_timeout,
             destinations: usize::from(destination_list),
             pool: pool_name.map(|name| PoolName::new(&pool_namespace, &name)),
             ..Settings::default()
@@ -292,6 +295,11 @@ impl Picker {
         let (holder, held_fleet) = (service.holder(), Arc::clone(&fleet));
         others.spawn("held load", async move {
             holder.run(&held_fleet, CancellationToken::new()).await;
+            Ok(())
+        });
+        let alongside = service.alongside();
+        others.spawn("prefills beside decode", async move {
+            alongside.run().await;
             Ok(())
         });
         let failed = Arc::clone(&metrics);

@@ -85,3 +85,25 @@ impl Drop for InFlight {
         self.load.uncached_tokens.fetch_sub(u64::from(self.uncached_tokens), Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_decision_reads_of_an_endpoint_fits_into_a_cache_line_with_its_counts_of_owners() {
+        assert!(size_of::<Load>() + 2 * size_of::<usize>() <= 64, "{}", size_of::<Load>());
+    }
+
+    #[test]
+    fn a_request_is_counted_once_wherever_it_moves() {
+        let (one, other) = (Arc::new(Load::default()), Arc::new(Load::default()));
+        let mut request = one.begin(7);
+        request.move_to(&other);
+        assert_eq!((one.requests(), one.uncached_tokens(), other.uncached_tokens()), (0, 0, 7));
+        request.recount(9);
+        assert_eq!((other.requests(), other.uncached_tokens()), (1, 9));
+        drop(request);
+        assert_eq!((other.requests(), other.uncached_tokens()), (0, 0));
+    }
+}

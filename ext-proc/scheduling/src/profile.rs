@@ -80,6 +80,12 @@ impl Profile {
         }
     }
 
+    /// Whether a request is refused when its prefill cannot be made (`whenNoPrefill: refuse`).
+    #[must_use]
+    pub fn refuses_without_prefill(&self) -> bool {
+        self.pairs().is_some_and(|pairs| pairs.rules.when_no_prefill == WhenNoPrefill::Refuse)
+    }
+
     pub(crate) fn pairs(&self) -> Option<&Pairs> {
         self.pairs.as_deref()
     }

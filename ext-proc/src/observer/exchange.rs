@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use opentelemetry::{Context, KeyValue};
 use scheduling::{Body, Decision, Endpoint, Headers, PoolName, Refusal, RefusalKind};
 
-use super::{BodyMode, Tells};
+use super::{BodyMode, PrefillObserver, Tells, prefill};
 use crate::access_log::Line;
 use crate::metrics::labels::{self, ModelName, Trace};
 use crate::metrics::{Active, Phase};
@@ -39,6 +39,8 @@ pub(super) struct Exchange {
     label: Option<ModelName>,
     outcome: Option<Outcome>,
     duplicate: bool,
+    /// Prefill runs apart from decode.
+    disaggregated: bool,
     active: Option<Active>,
     remembered: Option<Arc<Remembered>>,
     answered: Option<Instant>,
@@ -68,6 +70,7 @@ impl Exchange {
             label: None,
             outcome: None,
             duplicate: false,
+            disaggregated: false,
             active: None,
             remembered: None,
             answered: None,
@@ -281,6 +284,34 @@ impl Exchange {
         }
     }
 
+    pub(super) fn prefill(&mut self) -> PrefillObserver {
+        let Some(model) = self.label.clone() else { return PrefillObserver::default() };
+        self.disaggregated = true;
+        prefill::Tells {
+            metrics: Arc::clone(&self.tells.metrics),
+            model,
+            path: self.path,
+            exemplar: self.exemplar(),
+            parent: self.span.as_ref().map(ExchangeSpan::prefill_parent),
+        }
+        .into()
+    }
+
+    pub(super) fn prefill_fell_back(&mut self, reason: &'static str) {
+        self.disaggregated = false;
+        self.tells.metrics.prefill().fell_back(reason);
+        if let Some(span) = &self.span {
+            span.set([KeyValue::new("kthena.prefill.fallback", reason)]);
+        }
+    }
+
+    pub(super) fn prefill_orphaned(&mut self) {
+        self.tells.metrics.prefill().orphaned();
+        if let Some(span) = &self.span {
+            span.set([KeyValue::new("kthena.prefill.orphaned", true)]);
+        }
+    }
+
     pub(super) fn held(&mut self) {
         self.tells.metrics.held();
         if let Some(span) = &self.span {
@@ -371,6 +402,10 @@ impl Drop for Exchange {
             });
             let kind = error.as_ref().map_or(SUCCESS, |(kind, _)| kind);
             let took = ended.saturating_duration_since(self.started);
+            if let Some(answered) = self.answered.filter(|_| self.disaggregated) {
+                let took = ended.saturating_duration_since(answered);
+                self.tells.metrics.prefill().decoded(&label, self.path, self.status, took, self.exemplar());
+            }
             self.tells.metrics.ended(&label, self.path, self.status, kind, took, self.exemplar());
             if let Some(access_log) = self.tells.access_log.clone() {
                 access_log.write(self.line(error, ended));

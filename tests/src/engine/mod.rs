@@ -2,8 +2,8 @@
 //! and keeps its times by a model, but its answers are made-up words. Every response says so in
 //! [`HEADER`], and so does its log line.
 //!
-//! Runs in process on a loopback address. KV events and KV transfer have no place here yet; they
-//! belong beside [`cache`], which knows which blocks come and go.
+//! Runs in process on a loopback address. KV events have no place here yet; they belong beside
+//! [`cache`], which knows which blocks come and go.
 
 mod api;
 mod batch;
@@ -15,9 +15,11 @@ mod metrics;
 mod record;
 mod server;
 mod span;
+mod transfer;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use parking_lot::Mutex;
@@ -27,12 +29,14 @@ use tokio::task::JoinHandle;
 pub use config::{EngineConfig, Timing};
 pub use fault::Fault;
 pub use record::Received;
+pub use transfer::Transfers;
 
 use batch::Batch;
 use cache::PrefixCache;
 use metrics::Metrics;
 use record::Record;
 use span::Spans;
+use transfer::Transfer;
 
 /// The response header that names the engine's address, `ip:port`.
 pub const HEADER: &str = "x-sim-engine";
@@ -48,6 +52,7 @@ struct State {
     record: Record,
     fault: Mutex<Option<Fault>>,
     spans: Option<Spans>,
+    transfer: Transfer,
 }
 
 /// A running simulated engine; dropping it stops it.
@@ -97,8 +102,10 @@ impl Engine {
             record: Record::default(),
             fault: Mutex::default(),
             spans: config.traces.map(|sink| Spans::new(sink, address)),
+            transfer: Transfer::default(),
             config,
         });
+        transfer::join(&state);
         let server = tokio::spawn(server::serve(listener, Arc::clone(&state)));
         Ok(Self { state, server: Some(server) })
     }
@@ -127,6 +134,7 @@ impl Engine {
             let _ = server.await;
         }
         self.state.cache.lock().clear();
+        transfer::leave(&self.state);
     }
 
     /// Listens again at the same address.
@@ -137,6 +145,7 @@ impl Engine {
         if self.server.is_none() {
             let listener = bind(self.state.address).await?;
             self.server = Some(tokio::spawn(server::serve(listener, Arc::clone(&self.state))));
+            transfer::join(&self.state);
         }
         Ok(())
     }
@@ -154,10 +163,28 @@ impl Engine {
         self.state.record.count()
     }
 
+    /// The request with this `x-request-id`, once it has come.
+    ///
+    /// # Errors
+    /// When it does not come within `deadline`.
+    pub async fn wait_for_request(&self, id: &str, deadline: Duration) -> Result<Received> {
+        let what = format!("the request {id} at the engine {}", self.address());
+        crate::poll::until(&what, deadline, async || {
+            self.received().into_iter().find(|request| request.header("x-request-id") == Some(id))
+        })
+        .await
+    }
+
     /// Requests in the batch, and requests in the queue before it.
     #[must_use]
     pub fn load(&self) -> (usize, usize) {
         (self.state.batch.running(), self.state.batch.waiting())
+    }
+
+    /// What has become of the transfers that it took part in.
+    #[must_use]
+    pub fn transfers(&self) -> Transfers {
+        self.state.transfer.totals()
     }
 
     /// Prompt tokens asked of the prefix cache, and found in it.
