@@ -172,7 +172,7 @@ impl Fleet {
     /// # Errors
     /// When it is gone already, or does not go.
     pub(crate) async fn kill(&self, engine: &Engine) -> Result<()> {
-        let script = format!("kill -KILL -- -{}", engine.pid);
+        let script = format!("kill -s KILL -- -{}", engine.pid);
         if !Command::new("sh").args(["-c", &script]).status()?.success() {
             bail!("engine {} is gone", engine.name);
         }
@@ -228,7 +228,13 @@ fn args(role: Role, host: Ipv4Addr, ports: Ports, model: &str) -> Vec<String> {
         Role::Prefill => "kv_producer",
         Role::Decode => "kv_consumer",
     };
-    let transfer = json!({"kv_connector": "NixlConnector", "kv_role": kv_role, "kv_buffer_device": "cpu"});
+    let transfer = json!({
+        "kv_connector": "NixlConnector",
+        "kv_role": kv_role,
+        "kv_buffer_device": "cpu",
+        // Blocks whose engine is gone are computed anew; by default the request fails.
+        "kv_load_failure_policy": "recompute",
+    });
     args.extend(["--kv-transfer-config".to_owned(), transfer.to_string()]);
     args
 }

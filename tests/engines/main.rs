@@ -5,6 +5,9 @@
 //!
 //! `cargo real-engines` installs what it needs, once; the default `cargo test` leaves it alone.
 
+mod deaths;
 mod fleet;
 mod install;
+mod pairs;
 mod smoke;
+mod stage;
