@@ -14,6 +14,7 @@ pub mod from_proto;
 pub mod health;
 pub mod hold;
 mod istio_authority;
+pub mod kv_events;
 pub mod listen;
 mod manifest;
 pub mod metrics;

@@ -17,6 +17,7 @@ pub mod endpoint;
 pub mod filters;
 #[cfg(test)]
 mod fixtures;
+pub mod kv;
 pub mod load;
 pub mod moment;
 pub mod pickers;

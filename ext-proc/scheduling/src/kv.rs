@@ -1,0 +1,5 @@
+//! Which endpoint holds which block of tokens.
+
+pub mod event;
+
+pub use event::{EngineHash, KvEvent, Medium};
