@@ -6,3 +6,5 @@
 
 pub mod decode;
 mod msgpack;
+pub mod sequence;
+mod zmtp;
