@@ -17,6 +17,7 @@ pub mod endpoint;
 pub mod filters;
 #[cfg(test)]
 mod fixtures;
+pub mod kv;
 pub mod load;
 pub mod moment;
 pub mod pickers;
@@ -33,6 +34,7 @@ pub mod state;
 pub use decision::{CandidateReport, Decision, FilterReport, Reason, Report, Row, ScorerReport};
 pub use disaggregation::{Disaggregation, KvConnector, PdGroup, Verdict};
 pub use endpoint::{Endpoint, EngineKind, Gauges, Slot};
+pub use kv::{Applied, BlockKey, EngineHash, KvEvent, KvIndex, KvMatch, KvUsage, Medium, block_keys};
 pub use load::{InFlight, Load};
 pub use moment::Moment;
 pub use prefix::{BlockHash, PrefixIndex};
