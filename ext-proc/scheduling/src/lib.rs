@@ -34,6 +34,7 @@ pub mod state;
 pub use decision::{CandidateReport, Decision, FilterReport, Reason, Report, Row, ScorerReport};
 pub use disaggregation::{Disaggregation, KvConnector, PdGroup, Verdict};
 pub use endpoint::{Endpoint, EngineKind, Gauges, Slot};
+pub use kv::{Applied, BlockKey, EngineHash, KvEvent, KvIndex, KvMatch, KvUsage, Medium, block_keys};
 pub use load::{InFlight, Load};
 pub use moment::Moment;
 pub use prefix::{BlockHash, PrefixIndex};
