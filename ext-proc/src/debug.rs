@@ -3,6 +3,8 @@
 
 mod config_dump;
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::{Path, Query, State};
@@ -18,6 +20,8 @@ use serde_json::{Value, json};
 use crate::explain::{DEFAULT_LIMIT, Explainer};
 use crate::files::Declarations;
 use crate::fleet::Fleet;
+use crate::kv_events::KvMetrics;
+use crate::kv_events::metrics::RankState;
 use crate::recent::Recent;
 use crate::rfc3339;
 
@@ -53,10 +57,11 @@ struct Debug {
     fleet: Arc<Fleet>,
     explainer: Explainer,
     config: Arc<Declarations>,
+    kv_events: Arc<KvMetrics>,
 }
 
 /// The routes of the debug port, gRPC included.
-pub fn router(fleet: Arc<Fleet>, recent: Arc<Recent>, config: Arc<Declarations>) -> Router {
+pub fn router(fleet: Arc<Fleet>, recent: Arc<Recent>, config: Arc<Declarations>, kv_events: Arc<KvMetrics>) -> Router {
     let explainer = Explainer::new(Arc::clone(&fleet), recent);
     let grpc = tonic::service::Routes::new(ExplainServer::new(explainer.clone())).into_axum_router();
     Router::new()
@@ -66,7 +71,7 @@ pub fn router(fleet: Arc<Fleet>, recent: Arc<Recent>, config: Arc<Declarations>)
         .route("/debug/config_dump", get(status))
         .route("/debug/config_dump/{kind}", get(list))
         .route("/debug/config_dump/namespaces/{namespace}/{kind}/{name}", get(one))
-        .with_state(Debug { fleet, explainer, config })
+        .with_state(Debug { fleet, explainer, config, kv_events })
         .merge(grpc)
 }
 
@@ -97,6 +102,20 @@ struct EndpointState {
     /// Absent before the first successful scrape.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     gauges: Option<GaugeState>,
+    /// By data-parallel rank; absent where KV events are not listened to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    kv_events: Vec<KvEventState>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct KvEventState {
+    rank: u32,
+    connected: bool,
+    next_sequence: u64,
+    /// Absent before the first batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lag_ms: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -118,10 +137,11 @@ struct GaugeState {
 async fn fleet_state(State(debug): State<Debug>) -> Response {
     let snapshot = debug.fleet.snapshot();
     let now = debug.fleet.now();
+    let ranks = debug.kv_events.ranks();
     let endpoints: Vec<EndpointState> = snapshot
         .pools
         .values()
-        .flat_map(|pool| pool.endpoints.iter().map(|endpoint| state(&pool.name.to_string(), endpoint, now)))
+        .flat_map(|pool| pool.endpoints.iter().map(|endpoint| state(&pool.name.to_string(), endpoint, now, &ranks)))
         .collect();
     let pools: Vec<Value> = snapshot
         .pools
@@ -136,14 +156,24 @@ async fn fleet_state(State(debug): State<Debug>) -> Response {
         .into_response()
 }
 
-fn state(pool: &str, endpoint: &Endpoint, now: Moment) -> EndpointState {
+fn state(
+    pool: &str,
+    endpoint: &Endpoint,
+    now: Moment,
+    ranks: &BTreeMap<(SocketAddr, u32), Arc<RankState>>,
+) -> EndpointState {
     let millis = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
+    let kv_events = ranks.range((endpoint.address, 0)..=(endpoint.address, u32::MAX)).map(|((_, rank), state)| {
+        let lag_ms = state.lag_seconds().map(|lag| lag * 1e3);
+        KvEventState { rank: *rank, connected: state.is_connected(), next_sequence: state.next(), lag_ms }
+    });
     EndpointState {
         pool: pool.to_owned(),
         name: endpoint.name.to_string(),
         address: endpoint.address.to_string(),
         ready: endpoint.ready,
         engine: config_dump::engine(endpoint.engine),
+        kv_events: kv_events.collect(),
         in_flight: endpoint.load.requests(),
         uncached_tokens: endpoint.load.uncached_tokens(),
         gauges: endpoint.gauges.as_ref().map(|gauges| GaugeState {

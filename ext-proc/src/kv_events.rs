@@ -5,6 +5,13 @@
 //! ```
 
 pub mod decode;
+pub mod metrics;
 mod msgpack;
+mod rank;
+mod replay;
 pub mod sequence;
+pub mod subscriber;
 mod zmtp;
+
+pub use metrics::KvMetrics;
+pub use subscriber::{Sources, Subscriber};

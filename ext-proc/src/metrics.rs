@@ -23,6 +23,7 @@ use prometheus_client::registry::Registry;
 use scheduling::{PoolName, RefusalKind};
 
 use crate::fleet::Fleet;
+use crate::kv_events::KvMetrics;
 use fleet::{EndpointCounters, FleetCollector};
 use labels::{DurationLabels, KnownModels, ModelLabels, ModelName, ReasonLabels, RequestLabels, SourceLabels, Trace};
 
@@ -103,6 +104,8 @@ pub struct Metrics {
     bodies_hidden: Counter,
     held: Counter,
     duplicates: Counter,
+    /// What is heard of the engines' caches.
+    pub kv_events: Arc<KvMetrics>,
 }
 
 impl Metrics {
@@ -130,6 +133,7 @@ impl Metrics {
             bodies_hidden: Counter::default(),
             held: Counter::default(),
             duplicates: Counter::default(),
+            kv_events: Arc::default(),
             fleet,
         };
         for source in [ReloadSource::ConfigDir, ReloadSource::SchedulerConfig, ReloadSource::Certificate] {
@@ -184,6 +188,7 @@ impl Metrics {
             "Streams that asked again for a request that was answered before",
             self.duplicates.clone(),
         );
+        self.kv_events.register(registry);
         let spans = [
             ("trace_spans_ended", "Sampled spans that ended", &counters.spans_ended),
             ("trace_spans_exported", "Spans that the collector took", &counters.spans_exported),
@@ -193,8 +198,11 @@ impl Metrics {
         for (name, help, counter) in spans {
             registry.register(name, help, counter.clone());
         }
-        registry
-            .register_collector(Box::new(FleetCollector::new(Arc::clone(&self.fleet), Arc::clone(&self.endpoints))));
+        registry.register_collector(Box::new(FleetCollector::new(
+            Arc::clone(&self.fleet),
+            Arc::clone(&self.endpoints),
+            Arc::clone(&self.kv_events),
+        )));
     }
 
     /// All metrics as text: `OpenMetrics` 1.0 with exemplars, else the Prometheus format 0.0.4.

@@ -1,0 +1,103 @@
+//! Asking an engine to repeat batches: a DEALER sends `['', first]` and is sent `['', number, batch]`
+//! (vLLM before 0.28) or `['', topic, number, batch]` for each, then the number −1 with nothing.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::stream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::zmtp::{Connection, Role, ZmtpError};
+
+/// How long a replay may wait for its turn.
+const TURN: Duration = Duration::from_secs(10);
+
+/// How long the next batch may take.
+const IDLE: Duration = Duration::from_secs(2);
+
+/// How long all of them may take.
+const WHOLE: Duration = Duration::from_secs(60);
+
+/// The number that ends a replay.
+const END: u64 = u64::MAX;
+
+/// What a replay says.
+#[derive(Debug)]
+pub(super) enum Replayed {
+    Batch(u64, Bytes),
+    End,
+    Failed(ReplayError),
+}
+
+/// Why there is no replay, or no more of it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReplayError {
+    #[error("too many replays at once")]
+    Turn,
+    #[error(transparent)]
+    Connection(#[from] ZmtpError),
+    #[error("no batch within {} s", IDLE.as_secs())]
+    Idle,
+    #[error("not complete within {} s", WHOLE.as_secs())]
+    Whole,
+    #[error("an answer is not ['', number, batch] or ['', topic, number, batch]")]
+    Frames,
+}
+
+enum Stage {
+    Start,
+    Running(Connection, OwnedSemaphorePermit, Instant),
+    Over,
+}
+
+/// Asks `engine` for its batches from `first` on, as one of the few that `turns` allows at once. The
+/// last item is [`Replayed::End`] or [`Replayed::Failed`].
+pub(super) fn replay(engine: SocketAddr, first: u64, turns: Arc<Semaphore>) -> impl Stream<Item = Replayed> + Send {
+    stream::unfold(Stage::Start, move |stage| {
+        let turns = Arc::clone(&turns);
+        async move {
+            let running = match stage {
+                Stage::Start => start(engine, first, turns).await,
+                Stage::Running(connection, turn, deadline) => Ok((connection, turn, deadline)),
+                Stage::Over => return None,
+            };
+            let next = match running {
+                Ok((mut connection, turn, deadline)) => {
+                    next(&mut connection, deadline).await.map(|item| (item, Stage::Running(connection, turn, deadline)))
+                }
+                Err(error) => Err(error),
+            };
+            Some(match next {
+                Ok((Replayed::End, _)) => (Replayed::End, Stage::Over),
+                Ok(next) => next,
+                Err(error) => (Replayed::Failed(error), Stage::Over),
+            })
+        }
+    })
+}
+
+async fn start(
+    engine: SocketAddr,
+    first: u64,
+    turns: Arc<Semaphore>,
+) -> Result<(Connection, OwnedSemaphorePermit, Instant), ReplayError> {
+    let turn = timeout(TURN, turns.acquire_owned()).await.ok().and_then(Result::ok).ok_or(ReplayError::Turn)?;
+    let deadline = Instant::now() + WHOLE;
+    let mut connection = Connection::open(engine, Role::Dealer).await?;
+    connection.send(&[b"", &first.to_be_bytes()]).await?;
+    Ok((connection, turn, deadline))
+}
+
+async fn next(connection: &mut Connection, deadline: Instant) -> Result<Replayed, ReplayError> {
+    let message = timeout_at(deadline, timeout(IDLE, connection.receive()))
+        .await
+        .map_err(|_| ReplayError::Whole)?
+        .map_err(|_| ReplayError::Idle)??;
+    let ([_, number, batch] | [_, _, number, batch]) = message.as_slice() else { return Err(ReplayError::Frames) };
+    let number = number.as_ref().try_into().map(u64::from_be_bytes).map_err(|_| ReplayError::Frames)?;
+    Ok(if number == END || batch.is_empty() { Replayed::End } else { Replayed::Batch(number, batch.clone()) })
+}
