@@ -33,4 +33,5 @@ pub mod steering;
 pub mod telemetry;
 pub mod tls;
 pub mod to_proto;
+pub mod tokens;
 pub mod trace;
