@@ -101,6 +101,9 @@ pub struct Args {
     /// Longest time from the first message of an exchange to its answer, as `30s`
     #[arg(long, env = "KTHENA_EXCHANGE_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = parse_duration, help_heading = "Requests")]
     pub exchange_timeout: Duration,
+    /// Longest time for the prefill of a request where it runs apart, further tries included; two thirds of --exchange-timeout if not given
+    #[arg(long, env = "KTHENA_PREFILL_TIMEOUT", value_name = "DURATION", value_parser = parse_duration, help_heading = "Requests")]
+    pub prefill_timeout: Option<Duration>,
     /// Longest time that running exchanges get to finish after SIGTERM, as `30s`
     #[arg(long, env = "KTHENA_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = parse_duration, help_heading = "Requests")]
     pub drain_timeout: Duration,

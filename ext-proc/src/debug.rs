@@ -13,7 +13,7 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use proto::picker_v1::explain_server::ExplainServer;
-use scheduling::{Endpoint, Moment};
+use scheduling::{Endpoint, Moment, Pool, Role};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -93,6 +93,8 @@ async fn decisions(State(debug): State<Debug>, Query(wanted): Query<Wanted>) -> 
 #[serde(rename_all = "camelCase")]
 struct EndpointState {
     pool: String,
+    /// `prefill` or `decode` where a ModelServer has a `pdGroup`.
+    role: Option<&'static str>,
     name: String,
     address: String,
     ready: bool,
@@ -141,7 +143,7 @@ async fn fleet_state(State(debug): State<Debug>) -> Response {
     let endpoints: Vec<EndpointState> = snapshot
         .pools
         .values()
-        .flat_map(|pool| pool.endpoints.iter().map(|endpoint| state(&pool.name.to_string(), endpoint, now, &ranks)))
+        .flat_map(|pool| pool.all_endpoints().map(|endpoint| state(pool, endpoint, now, &ranks)))
         .collect();
     let pools: Vec<Value> = snapshot
         .pools
@@ -157,7 +159,7 @@ async fn fleet_state(State(debug): State<Debug>) -> Response {
 }
 
 fn state(
-    pool: &str,
+    pool: &Pool,
     endpoint: &Endpoint,
     now: Moment,
     ranks: &BTreeMap<(SocketAddr, u32), Arc<RankState>>,
@@ -168,7 +170,8 @@ fn state(
         KvEventState { rank: *rank, connected: state.is_connected(), next_sequence: state.next(), lag_ms }
     });
     EndpointState {
-        pool: pool.to_owned(),
+        pool: pool.name.to_string(),
+        role: pool.routing.role(endpoint).map(Role::name),
         name: endpoint.name.to_string(),
         address: endpoint.address.to_string(),
         ready: endpoint.ready,
@@ -222,4 +225,24 @@ async fn one(State(debug): State<Debug>, Path((namespace, plural, name)): Path<(
 
 fn not_found(error: &str) -> Response {
     (StatusCode::NOT_FOUND, Json(json!({ "error": error }))).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::fixtures;
+
+    #[test]
+    fn prefill_endpoints_are_shown_with_their_role() {
+        let fleet = fixtures::pairs(&[2]);
+        let snapshot = fleet.snapshot();
+        let pool = &snapshot.pools[&fixtures::pool()];
+        let shown = pool.all_endpoints().map(|endpoint| json!(state(pool, endpoint, fleet.now())));
+        let shown: Vec<_> = shown.map(|it| (it["address"].clone(), it["role"].clone())).collect();
+        assert_eq!(json!(shown), json!([["10.0.0.1:1", "decode"], ["10.0.0.1:2", "prefill"]]));
+        let fleet = fixtures::fleet(&["10.0.0.1:1"]);
+        let snapshot = fleet.snapshot();
+        let pool = &snapshot.pools[&fixtures::pool()];
+        assert_eq!(json!(state(pool, &pool.endpoints[0], fleet.now()))["role"], Value::Null);
+    }
 }

@@ -7,6 +7,8 @@
 //! Headers ──> Body ──> Deciding ──> Answered ──> (response phase) ──> end
 //!    └── end of stream, or a hidden body ──^ └── refused: drain what still comes
 //! ```
+//!
+//! Deciding may take a while, when a prefill is part of it: meanwhile messages come in as ever.
 
 mod body;
 mod input;
@@ -78,6 +80,8 @@ pub struct Exchange {
     half_closed: bool,
     /// The body is over the cap and still coming.
     overflows: bool,
+    /// Trailers that came while the body's answer was awaited.
+    unanswered_trailers: bool,
 }
 
 impl Exchange {
@@ -98,6 +102,7 @@ impl Exchange {
             response_end: false,
             half_closed: false,
             overflows: false,
+            unanswered_trailers: false,
         }
     }
 
@@ -157,6 +162,22 @@ impl Exchange {
         matches!(self.phase, Phase::Headers | Phase::Body | Phase::Deciding)
     }
 
+    /// Whether [`Exchange::answer`] or [`Exchange::refuse`] is still to be called for a [`Step::Pick`].
+    #[must_use]
+    pub fn is_deciding(&self) -> bool {
+        self.phase == Phase::Deciding
+    }
+
+    /// The answer takes until then: asks Envoy for the time, where it would not wait. To be called
+    /// once, before the answer.
+    ///
+    /// Envoy has no timer in `FULL_DUPLEX_STREAMED`, and other data planes do not know the message.
+    pub fn more_time(&self, time: Duration, steps: &mut VecDeque<Step>) {
+        if self.declared && self.modes.request != BodySend::FullDuplex {
+            steps.push_back(Step::Send(Message::MoreTime(time)));
+        }
+    }
+
     /// Whether a refusal was sent and only the rest of the request is read, to be thrown away.
     #[must_use]
     pub fn is_draining(&self) -> bool {
@@ -214,6 +235,10 @@ impl Exchange {
             },
         }
         self.body.clear();
+        if std::mem::take(&mut self.unanswered_trailers) {
+            self.end = End::Trailers;
+            steps.push_back(Step::Send(Message::RequestTrailers(None)));
+        }
         if self.half_closed {
             steps.push_back(Step::End);
         }
@@ -320,7 +345,8 @@ impl Exchange {
                 }
                 Ok(())
             }
-            Phase::Body | Phase::Deciding => {
+            Phase::Deciding => self.undecided_request_body(&bytes),
+            Phase::Body => {
                 if self.body.len().saturating_add(bytes.len()) > self.rules.max_body_size {
                     self.overflows = !end;
                     steps.push_back(Step::Refuse(RefusalKind::TooLarge { cap: self.rules.max_body_size }));
@@ -341,6 +367,17 @@ impl Exchange {
             }
             Phase::Answered => self.late_request_body(&bytes, end, steps),
         }
+    }
+
+    /// What was decided about is complete: all that may come is an end of stream.
+    fn undecided_request_body(&mut self, bytes: &[u8]) -> Result<(), ProtocolError> {
+        if !bytes.is_empty() {
+            return Err(ProtocolError::AfterEnd("a request body"));
+        }
+        if self.modes.request == BodySend::Streamed {
+            self.unanswered += 1;
+        }
+        Ok(())
     }
 
     fn late_request_body(&mut self, bytes: &[u8], end: bool, steps: &mut VecDeque<Step>) -> Result<(), ProtocolError> {
@@ -372,6 +409,12 @@ impl Exchange {
         match self.end {
             End::Trailers => return Err(ProtocolError::Twice("request trailers")),
             End::Headers | End::Body | End::HalfClose => return Err(ProtocolError::AfterEnd("request trailers")),
+            End::NotYet if self.phase == Phase::Deciding => {
+                if std::mem::replace(&mut self.unanswered_trailers, true) {
+                    return Err(ProtocolError::Twice("request trailers"));
+                }
+                return Ok(());
+            }
             End::NotYet => self.end = End::Trailers,
         }
         if self.phase == Phase::Answered {
@@ -420,6 +463,10 @@ impl Exchange {
             return Err(ProtocolError::AfterEnd(what));
         }
         self.response_end = end;
+        if self.phase == Phase::Deciding {
+            // Envoy has answered in our stead: there is nothing left to decide.
+            self.phase = Phase::Answered;
+        }
         Ok(())
     }
 
@@ -437,7 +484,7 @@ impl Exchange {
             self.end = End::HalfClose;
             let seen = if self.body.is_empty() { Seen::Absent } else { Seen::Whole };
             self.pick(seen, steps);
-        } else if self.phase != Phase::Deciding {
+        } else if self.phase != Phase::Deciding || self.declared {
             steps.push_back(Step::End);
         }
     }

@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod observer;
 pub mod openai;
 pub mod pools;
+pub mod prefill;
 pub mod profile_file;
 pub mod recent;
 pub mod resources;

@@ -8,6 +8,7 @@
 pub mod exposition;
 pub mod fleet;
 pub mod labels;
+pub mod prefill;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::fleet::Fleet;
 use crate::kv_events::KvMetrics;
 use fleet::{EndpointCounters, FleetCollector};
 use labels::{DurationLabels, KnownModels, ModelLabels, ModelName, ReasonLabels, RequestLabels, SourceLabels, Trace};
+use prefill::PrefillMetrics;
 
 /// Kthena's buckets for the duration of a request, in seconds.
 const REQUEST_SECONDS: [f64; 13] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -106,6 +108,7 @@ pub struct Metrics {
     duplicates: Counter,
     /// What is heard of the engines' caches.
     pub kv_events: Arc<KvMetrics>,
+    prefill: PrefillMetrics,
 }
 
 impl Metrics {
@@ -134,6 +137,7 @@ impl Metrics {
             held: Counter::default(),
             duplicates: Counter::default(),
             kv_events: Arc::default(),
+            prefill: PrefillMetrics::default(),
             fleet,
         };
         for source in [ReloadSource::ConfigDir, ReloadSource::SchedulerConfig, ReloadSource::Certificate] {
@@ -189,6 +193,7 @@ impl Metrics {
             self.duplicates.clone(),
         );
         self.kv_events.register(registry);
+        self.prefill.register(registry);
         let spans = [
             ("trace_spans_ended", "Sampled spans that ended", &counters.spans_ended),
             ("trace_spans_exported", "Spans that the collector took", &counters.spans_exported),
@@ -287,6 +292,12 @@ impl Metrics {
     /// A second stream asked for the same request.
     pub fn duplicate(&self) {
         self.duplicates.inc();
+    }
+
+    /// The counters of prefills that run apart.
+    #[must_use]
+    pub fn prefill(&self) -> &PrefillMetrics {
+        &self.prefill
     }
 
     /// An engine did not answer a scrape in time, or not with its metrics.

@@ -2,6 +2,7 @@
 //! the memory of recent decisions hang behind them and can neither slow nor fail a request.
 
 mod exchange;
+mod prefill;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use crate::metrics::Metrics;
 use crate::recent::Recent;
 use crate::trace::Tracing;
 use exchange::Exchange;
+pub use prefill::{Attempt, PrefillObserver};
 
 /// How the data plane shows us request bodies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -126,6 +128,22 @@ impl ExchangeObserver {
     /// The response's headers came by: its status, and who served it where the data plane tells.
     pub fn response(&mut self, status: Option<u16>, served: Option<SocketAddr>) {
         self.tell(|exchange| exchange.response(status, served));
+    }
+
+    /// Prefill runs apart: follows its calls. To be asked for after the decision was told.
+    #[must_use]
+    pub fn prefill(&mut self) -> PrefillObserver {
+        self.exchange.as_deref_mut().map(Exchange::prefill).unwrap_or_default()
+    }
+
+    /// Prefill was to run apart, and decode does all; why is a constant word.
+    pub fn prefill_fell_back(&mut self, reason: &'static str) {
+        self.tell(|exchange| exchange.prefill_fell_back(reason));
+    }
+
+    /// A prefill was made and its decode never answered.
+    pub fn prefill_orphaned(&mut self) {
+        self.tell(|exchange| exchange.prefill_orphaned());
     }
 
     /// The stream may have ended before the request did (see DESIGN section 8): its load is held for an estimate.

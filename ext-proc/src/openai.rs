@@ -16,7 +16,8 @@ use scheduling::{Body, Prompt, RefusalKind};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use prompt::{Collect, Text};
+use prompt::Collect;
+pub(crate) use prompt::Text;
 
 /// A body, and where its model stands.
 #[derive(Debug)]

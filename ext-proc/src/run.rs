@@ -184,6 +184,7 @@ impl Picker {
             scheduler_config,
             max_body_size,
             exchange_timeout,
+            prefill_timeout,
             drain_timeout,
             body_mode_fallback,
             destination_list,
@@ -225,10 +226,16 @@ impl Picker {
         addresses.log();
         let fleet = Arc::new(Fleet::new(profile));
         let metrics = Arc::new(Metrics::new(Arc::clone(&fleet), &instruments.counters));
+        // By default a request whose prefill failed still has a third of its time.
+        let prefill_timeout = prefill_timeout.unwrap_or(exchange_timeout * 2 / 3);
+        if prefill_timeout >= exchange_timeout {
+            bail!("--prefill-timeout must be below --exchange-timeout, which is {exchange_timeout:?}");
+        }
         let settings = Settings {
             body_mode_fallback: body_mode_fallback.into(),
             max_body_size: max_body_size.0,
             exchange_timeout,
+            prefill_timeout,
             destinations: usize::from(destination_list),
             pool: pool_name.map(|name| PoolName::new(&pool_namespace, &name)),
             ..Settings::default()
@@ -306,6 +313,11 @@ impl Picker {
         let (holder, held_fleet) = (service.holder(), Arc::clone(&fleet));
         others.spawn("held load", async move {
             holder.run(&held_fleet, CancellationToken::new()).await;
+            Ok(())
+        });
+        let alongside = service.alongside();
+        others.spawn("prefills beside decode", async move {
+            alongside.run().await;
             Ok(())
         });
         let failed = Arc::clone(&metrics);

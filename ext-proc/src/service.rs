@@ -1,6 +1,7 @@
 //! Envoy's `ExternalProcessor`: carries messages between the wire, the exchange and the fleet.
 
 mod answer;
+mod prefill;
 mod stream;
 
 use std::pin::Pin;
@@ -21,6 +22,7 @@ use crate::fleet::Fleet;
 use crate::hold::Holder;
 use crate::observer::Observer;
 use crate::pools::POOL_METADATA;
+use crate::prefill::{Alongside, Client};
 
 pub use stream::ProcessStream;
 
@@ -46,6 +48,8 @@ pub struct Settings {
     pub max_body_size: usize,
     /// How long an exchange may take from its first message to its answer.
     pub exchange_timeout: Duration,
+    /// How long the prefill of one request may take, further tries included; less than `exchange_timeout`.
+    pub prefill_timeout: Duration,
     /// How many addresses an answer lists at most. ORIGINAL_DST clusters take only one.
     pub destinations: usize,
     /// Whether Envoy shall choose the route again after the answer.
@@ -68,6 +72,7 @@ impl Default for Settings {
             body_mode_fallback: BodySend::FullDuplex,
             max_body_size: 16 << 20,
             exchange_timeout: Duration::from_secs(30),
+            prefill_timeout: Duration::from_secs(20),
             destinations: 1,
             clear_route_cache: false,
             pool: None,
@@ -82,7 +87,7 @@ impl Default for Settings {
 /// The picker as a gRPC service. Clones share everything.
 ///
 /// Needs [`crate::pools::AuthorityLayer`] on the server to know pools by `:authority`, and
-/// [`Holder::run`] beside it.
+/// [`Holder::run`] and [`Alongside::run`] beside it.
 #[derive(Clone, Debug)]
 pub struct Service {
     shared: Arc<Shared>,
@@ -96,6 +101,8 @@ struct Shared {
     observer: Observer,
     duplicates: Duplicates,
     holder: Arc<Holder>,
+    prefill: Client,
+    alongside: Arc<Alongside>,
 }
 
 impl Service {
@@ -105,7 +112,8 @@ impl Service {
         let duplicates = Duplicates::new(settings.duplicate_ttl, settings.duplicate_capacity);
         let holder = Arc::new(Holder::new(settings.hold_default, settings.hold_capacity));
         let bound = settings.pool.clone();
-        Self { shared: Arc::new(Shared { settings, fleet, observer, duplicates, holder }), bound }
+        let (prefill, alongside) = (Client::default(), Arc::default());
+        Self { shared: Arc::new(Shared { settings, fleet, observer, duplicates, holder, prefill, alongside }), bound }
     }
 
     /// The same service for a listener whose port belongs to `pool`.
@@ -118,6 +126,12 @@ impl Service {
     #[must_use]
     pub fn holder(&self) -> Arc<Holder> {
         Arc::clone(&self.shared.holder)
+    }
+
+    /// Finishes prefills whose stream ended early: run it beside the service.
+    #[must_use]
+    pub fn alongside(&self) -> Arc<Alongside> {
+        Arc::clone(&self.shared.alongside)
     }
 
     /// The service for a tonic server, with room for a whole body in one message: Envoy was seen to

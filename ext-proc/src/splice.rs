@@ -1,7 +1,164 @@
-//! Changes one value of a JSON body and nothing else: a body is never serialised anew, so unknown
+//! Changes named values of a JSON body and nothing else: a body is never serialised anew, so unknown
 //! fields, key order, spaces and big numbers survive.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::ops::Range;
+
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::openai::Text;
+
+/// One change to the members of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The member has this JSON as its value: in its place if it is there, else behind all others.
+    Set(&'static str, Vec<u8>),
+    /// The member has this JSON as its value, if it is there.
+    Replace(&'static str, Vec<u8>),
+    /// There is no such member.
+    Remove(&'static str),
+}
+
+impl Change {
+    /// The name of the member.
+    #[must_use]
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::Set(key, _) | Self::Replace(key, _) | Self::Remove(key) => key,
+        }
+    }
+}
+
+/// The members of a JSON object, each with its place in the bytes.
+#[derive(Debug)]
+pub struct Members<'a> {
+    bytes: &'a [u8],
+    members: Vec<Member<'a>>,
+}
+
+/// One member. It stretches from where the one before ends, comma and key included, to the end of its value.
+#[derive(Debug)]
+struct Member<'a> {
+    key: Cow<'a, str>,
+    start: usize,
+    value: Range<usize>,
+}
+
+impl<'a> Members<'a> {
+    /// Finds the members of the object that `bytes` are.
+    ///
+    /// # Errors
+    /// When `bytes` are no JSON object.
+    pub fn read(bytes: &'a [u8]) -> Result<Self, serde_json::Error> {
+        let mut json = serde_json::Deserializer::from_slice(bytes);
+        let raw = json.deserialize_map(Places)?;
+        json.end()?;
+        let mut end = bytes.iter().position(|byte| *byte == b'{').map_or(0, |brace| brace + 1);
+        let member = |(key, raw): (Cow<'a, str>, &RawValue)| {
+            // A borrowed raw value lies inside `bytes`: the distance of their addresses is its place.
+            let place = (raw.get().as_ptr() as usize).wrapping_sub(bytes.as_ptr() as usize);
+            let (start, value) = (end, place..place + raw.get().len());
+            end = value.end;
+            Member { key, start, value }
+        };
+        Ok(Self { bytes, members: raw.into_iter().map(member).collect() })
+    }
+
+    /// The value of `key`, as it is written; of the last one where there are several, as engines read it.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&'a [u8]> {
+        let member = self.members.iter().rfind(|member| member.key == key)?;
+        self.bytes.get(member.value.clone())
+    }
+
+    /// The object with `changes`, at most one for each key; `None` where they change nothing.
+    ///
+    /// A key that stands twice stands once afterwards, if it is changed.
+    #[must_use]
+    pub fn changed(&self, changes: &[Change]) -> Option<Vec<u8>> {
+        let new = changes.iter().map(|change| match change {
+            Change::Set(key, value) => key.len() + value.len() + 4,
+            Change::Replace(_, value) => value.len(),
+            Change::Remove(_) => 0,
+        });
+        let mut out = Vec::with_capacity(self.bytes.len() + new.sum::<usize>());
+        let mut done: Vec<&'static str> = Vec::new();
+        let mut touched = false;
+        let brace = self.members.first().map_or_else(|| self.tail(), |first| first.start);
+        out.extend_from_slice(self.bytes.get(..brace)?);
+        let mut empty = true;
+        for member in &self.members {
+            let change = changes.iter().find(|change| change.key() == member.key);
+            let value = match change {
+                None => self.bytes.get(member.value.clone())?,
+                Some(Change::Set(key, value) | Change::Replace(key, value)) if !done.contains(key) => {
+                    done.push(key);
+                    touched = true;
+                    value
+                }
+                Some(_) => {
+                    touched = true;
+                    continue;
+                }
+            };
+            let before = self.bytes.get(member.start..member.value.start)?;
+            // The first member that stays must not begin with the comma of one that went. Before a key
+            // there is only white space, so the first comma is that one.
+            let comma = before.iter().position(|byte| *byte == b',').filter(|_| empty && member.start != brace);
+            if let Some(comma) = comma {
+                out.extend_from_slice(before.get(comma + 1..)?);
+            } else {
+                out.extend_from_slice(before);
+            }
+            out.extend_from_slice(value);
+            empty = false;
+        }
+        for change in changes {
+            if let Change::Set(key, value) = change
+                && !done.contains(key)
+            {
+                if !empty {
+                    out.push(b',');
+                }
+                serde_json::to_writer(&mut out, key).ok()?;
+                out.push(b':');
+                out.extend_from_slice(value);
+                (empty, touched) = (false, true);
+            }
+        }
+        out.extend_from_slice(self.bytes.get(self.tail()..)?);
+        touched.then_some(out)
+    }
+
+    /// Where the white space before the closing brace begins, or of an empty object the place behind its brace.
+    fn tail(&self) -> usize {
+        match self.members.last() {
+            Some(last) => last.value.end,
+            None => self.bytes.iter().position(|byte| *byte == b'{').map_or(0, |brace| brace + 1),
+        }
+    }
+}
+
+/// Every member's key and its value as it is written.
+struct Places;
+
+impl<'de> Visitor<'de> for Places {
+    type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = Vec::with_capacity(8);
+        while let Some(Text(key)) = map.next_key::<Text<'de>>()? {
+            members.push((key, map.next_value()?));
+        }
+        Ok(members)
+    }
+}
 
 /// `body` with the JSON string `value` in place of the bytes in `range`.
 ///
@@ -40,7 +197,76 @@ mod tests {
         })
     }
 
+    /// `body` as one of several writings of the same object.
+    fn written(body: &Value, pretty: bool) -> Vec<u8> {
+        if pretty { serde_json::to_vec_pretty(body) } else { serde_json::to_vec(body) }.unwrap()
+    }
+
+    fn after(body: &str, changes: &[Change]) -> String {
+        let changed = Members::read(body.as_bytes()).unwrap().changed(changes).unwrap();
+        String::from_utf8(changed).unwrap()
+    }
+
+    #[test]
+    fn a_member_is_set_in_its_place_or_behind_all_others() {
+        let set = |key, value: &str| Change::Set(key, value.into());
+        assert_eq!(after(r#"{ "a" : 1 , "b":2 }"#, &[set("a", "[7]")]), r#"{ "a" : [7] , "b":2 }"#);
+        assert_eq!(after(r#"{"a":1}"#, &[set("b", "2"), set("c", "3")]), r#"{"a":1,"b":2,"c":3}"#);
+        assert_eq!(after(" { } ", &[set("b", "2")]), r#" {"b":2 } "#);
+        assert_eq!(after(r#"{"a":{"b":1}}"#, &[set("b", "2")]), r#"{"a":{"b":1},"b":2}"#);
+    }
+
+    #[test]
+    fn a_member_goes_with_its_comma() {
+        let gone = [Change::Remove("x"), Change::Remove("y")];
+        assert_eq!(after(r#"{ "x" : 1 , "a": 2, "y" :[","], "b": 3 }"#, &gone), r#"{ "a": 2, "b": 3 }"#);
+        assert_eq!(after(r#"{"x":1,"y":2}"#, &gone), "{}");
+        assert_eq!(after(r#"{"a":1,"x":","}"#, &gone), r#"{"a":1}"#);
+        assert_eq!(after(r#"{"x":1,"y":2}"#, &[Change::Remove("x"), Change::Set("y", b"3".into())]), r#"{"y":3}"#);
+    }
+
+    #[test]
+    fn a_member_that_stands_twice_or_in_escapes_is_found() {
+        let once = [Change::Set("x", b"0".into())];
+        assert_eq!(after(r#"{"x":1,"a":2,"\u0078":3}"#, &once), r#"{"x":0,"a":2}"#);
+        let members = Members::read(br#"{"x":1,"x":2}"#).unwrap();
+        assert_eq!(members.get("x"), Some(b"2".as_slice()), "the last one counts");
+    }
+
+    #[test]
+    fn changes_of_what_is_not_there_change_nothing() {
+        let members = Members::read(br#"{"a":1}"#).unwrap();
+        assert_eq!(members.changed(&[Change::Remove("x"), Change::Replace("y", b"1".into())]), None);
+        assert!(Members::read(b"[1]").is_err());
+        assert!(Members::read(b"{} 1").is_err());
+    }
+
     proptest! {
+        #[test]
+        fn only_the_named_members_change(
+            fields in prop::collection::hash_map("[a-f]", json(), 0..6),
+            set in "[a-f]",
+            removed in "[a-f]",
+            pretty: bool,
+        ) {
+            const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+            let name = |key: &str| *NAMES.iter().find(|name| **name == key).unwrap();
+            let mut body = Value::Object(fields.into_iter().collect());
+            let bytes = written(&body, pretty);
+            let mut changes = vec![Change::Set(name(&set), b"[1.0]".into())];
+            if removed != set {
+                changes.push(Change::Remove(name(&removed)));
+                body.as_object_mut().unwrap().remove(&removed);
+            }
+            body[&set] = serde_json::json!([1.0]);
+            let changed = Members::read(&bytes).unwrap().changed(&changes).unwrap();
+            prop_assert_eq!(serde_json::from_slice::<Value>(&changed).unwrap(), body);
+            // And back again: what was set is removed, and nothing else is touched, to the byte.
+            let bare = Members::read(&bytes).unwrap().changed(&[Change::Remove(name(&set)), Change::Remove(name(&removed))]);
+            let back = Members::read(&changed).unwrap().changed(&[Change::Remove(name(&set))]).unwrap();
+            prop_assert_eq!(back, bare.unwrap_or(bytes));
+        }
+
         #[test]
         fn only_the_model_changes(
             fields in prop::collection::hash_map("[a-z]{1,8}", json(), 0..6),
@@ -50,7 +276,7 @@ mod tests {
         ) {
             let mut body = Value::Object(fields.into_iter().collect());
             body["model"] = Value::from(old);
-            let bytes = if pretty { serde_json::to_vec_pretty(&body) } else { serde_json::to_vec(&body) }.unwrap();
+            let bytes = written(&body, pretty);
             let place = openai::parse(&bytes).unwrap().model;
             let spliced = replace(&bytes, place.clone(), &new).unwrap();
             prop_assert_eq!(&spliced[..place.start], &bytes[..place.start]);

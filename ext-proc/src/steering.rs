@@ -8,14 +8,18 @@ pub const SUBSET: &str = "x-gateway-destination-endpoint-subset";
 /// The endpoint that served: key in `envoy.lb` metadata of the response.
 pub const SERVED: &str = "x-gateway-destination-endpoint-served";
 
-/// Removed from every request that carries them. [`DESTINATION`] is not here: it is overwritten.
+/// Where a decode pod's sidecar finds prefill, `ip:port`.
+pub const PREFILLER: &str = "x-prefiller-host-port";
+
+/// Removed from every request that carries them. [`DESTINATION`] is not here: it is overwritten, and so is
+/// [`PREFILLER`] where we set it.
 pub const REMOVED: &[&str] = &[
     SUBSET,
     SERVED,
     "x-gateway-destination-endpoint-fallback",
     "x-gateway-destination-endpoint-fallbacks",
     "x-gateway-destination-endpoint-scores",
-    "x-prefiller-host-port",
+    PREFILLER,
     "x-prefiller-url",
     "x-encoder-hosts-ports",
     "x-data-parallel-host-port",

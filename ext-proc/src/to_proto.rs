@@ -1,7 +1,9 @@
 //! Our messages, as Envoy understands them; and the one table from refusal to HTTP.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
+use envoy_types::pb;
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
 use envoy_types::pb::envoy::extensions::filters::http::ext_proc::v3::ProcessingMode;
@@ -26,6 +28,9 @@ use crate::steering;
 pub fn response(message: Message) -> (ProcessingResponse, Option<Message>) {
     let whole = match message {
         Message::ModeOverride { response } => mode_override(response),
+        Message::MoreTime(time) => {
+            ProcessingResponse { override_message_timeout: Some(duration(time)), ..ProcessingResponse::default() }
+        }
         Message::RequestHeaders(answer) => {
             let (common, metadata) = decided(answer);
             with_metadata(Part::RequestHeaders(HeadersResponse { response: common }), metadata)
@@ -101,6 +106,13 @@ fn mode_override(response: BodySend) -> ProcessingResponse {
     ProcessingResponse { mode_override: Some(mode), ..ProcessingResponse::default() }
 }
 
+fn duration(time: Duration) -> pb::google::protobuf::Duration {
+    pb::google::protobuf::Duration {
+        seconds: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(time.subsec_nanos()).unwrap_or_default(),
+    }
+}
+
 fn decided(answer: Option<Box<Answer>>) -> (Option<CommonResponse>, Option<Struct>) {
     let Some(answer) = answer else { return (None, None) };
     let Answer { destination, set, remove, body: _, content_length, clear_route_cache } = *answer;
@@ -169,6 +181,7 @@ fn row(kind: &RefusalKind) -> (u16, &'static str, Option<&'static str>) {
         RefusalKind::TooLarge { .. } => (413, "invalid_request_error", None),
         RefusalKind::Overloaded { .. } => (429, "rate_limit_error", None),
         RefusalKind::NoneReady(_)
+        | RefusalKind::NoPrefill(_)
         | RefusalKind::SubsetEmpty
         | RefusalKind::FilteredOut { .. }
         | RefusalKind::UnknownPool(_) => (503, "service_unavailable_error", None),

@@ -4,16 +4,22 @@
 //! logged inside it belongs to the trace. The decision's span is made when the decision is known,
 //! with its true start: one call instead of one for each filter and scorer.
 
+mod prefill;
+
 use std::time::SystemTime;
 
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
-use opentelemetry::trace::{Event, Span as _, SpanBuilder, SpanKind, Status, TraceContextExt, TraceId, Tracer as _};
+use opentelemetry::trace::{
+    Event, Span as _, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt, TraceId, Tracer as _,
+};
 use opentelemetry::{Array, Context, KeyValue, StringValue, Value};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracer;
 use scheduling::{Decision, Headers, RefusalKind, Report, Row};
 use tonic::metadata::MetadataMap;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+pub use prefill::{PREFILL, PrefillParent, PrefillSpan};
 
 /// The target of our spans: the OpenTelemetry layer takes these, the log takes none of them.
 pub const TARGET: &str = "kthena_exchange";
@@ -71,7 +77,8 @@ impl Tracing {
             return None;
         }
         let inject = self.propagate && !data_plane_traces;
-        let span = ExchangeSpan { span, context, tracer: self.tracer.clone(), inject };
+        let (tracer, propagate) = (self.tracer.clone(), self.propagate);
+        let span = ExchangeSpan { span, context, tracer, propagate, inject };
         span.set([KeyValue::new("rpc.system.name", "grpc"), KeyValue::new("rpc.method", EXCHANGE)]);
         Some(span)
     }
@@ -83,6 +90,7 @@ pub struct ExchangeSpan {
     span: tracing::Span,
     context: Context,
     tracer: SdkTracer,
+    propagate: bool,
     inject: bool,
 }
 
@@ -110,12 +118,13 @@ impl ExchangeSpan {
     /// The `traceparent` to give to the request, when the data plane does not trace itself.
     #[must_use]
     pub fn traceparent(&self) -> Option<String> {
-        let span = self.context.span();
-        let context = span.span_context();
-        self.inject.then(|| {
-            let flags = u8::from(context.is_sampled());
-            format!("00-{}-{}-{flags:02x}", context.trace_id(), context.span_id())
-        })
+        self.inject.then(|| traceparent(self.context.span().span_context()))
+    }
+
+    /// What prefill spans begin from; they may end after this one.
+    #[must_use]
+    pub fn prefill_parent(&self) -> PrefillParent {
+        PrefillParent::new(self.tracer.clone(), self.context.clone(), self.propagate)
     }
 
     /// Adds attributes.
@@ -192,11 +201,19 @@ impl ExchangeSpan {
     }
 }
 
+/// A span's context as the W3C header writes it.
+fn traceparent(context: &SpanContext) -> String {
+    format!("00-{}-{}-{:02x}", context.trace_id(), context.span_id(), u8::from(context.is_sampled()))
+}
+
 /// A refusal in the few words of `kthena.outcome`; the exact cause is `error.type`.
 fn outcome(kind: &RefusalKind) -> &'static str {
     match kind {
         RefusalKind::Overloaded { .. } => "shed",
-        RefusalKind::NoneReady(_) | RefusalKind::SubsetEmpty | RefusalKind::FilteredOut { .. } => "no_endpoints",
+        RefusalKind::NoneReady(_)
+        | RefusalKind::NoPrefill(_)
+        | RefusalKind::SubsetEmpty
+        | RefusalKind::FilteredOut { .. } => "no_endpoints",
         RefusalKind::Deadline { .. } => "deadline",
         _ => "refused",
     }

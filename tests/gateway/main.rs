@@ -10,15 +10,20 @@
 //! | engines that are all full | `saturation.rs` |
 //! | one request in two streams | `repetition.rs` |
 //! | clients that go away, pickers that are down, hang or drain | `failures.rs` |
+//! | prefill and decode in pods of their own: what each gets | `pairs.rs` |
+//! | prefills that fail, hang or are waited for; clients that leave meanwhile | `broken_pairs.rs` |
 //! | one trace over Envoy, picker and engine | `trace.rs` |
 //! | configurations, and the harness itself | `config.rs`, `harness.rs` |
 
 mod bodies;
+mod broken_pairs;
 mod config;
 mod endpoints;
 mod failures;
 mod harness;
 mod modes;
+mod pair_world;
+mod pairs;
 mod refusals;
 mod repetition;
 mod saturation;

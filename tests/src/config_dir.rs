@@ -95,6 +95,60 @@ impl ConfigDir {
         Ok(())
     }
 
+    /// Declares the ModelServer and the pool `name` of prefill and decode pods that share one port, in
+    /// `pairs-NAME.yaml`: pods of one group have the same value of the label `group`, the pool selects
+    /// decode pods only, and requests for `model` go there. `vary` changes the ModelServer's `spec`,
+    /// `decode_labels` are added to decode pods.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn pairs(
+        &self,
+        name: &str,
+        model: &str,
+        groups: &[Group],
+        decode_labels: &Value,
+        vary: impl FnOnce(&mut Value),
+    ) -> Result<()> {
+        let port = groups.iter().flat_map(|group| &group.decodes).next().map_or(8000, SocketAddr::port);
+        let mut pool = inference_pool(name, port);
+        pool["spec"]["selector"]["matchLabels"]["role"] = "decode".into();
+        let mut spec = json!({
+            "inferenceEngine": "vLLM",
+            "workloadSelector": {
+                "matchLabels": {"app": name},
+                "pdGroup": {
+                    "groupKey": "group",
+                    "prefillLabels": {"role": "prefill"},
+                    "decodeLabels": {"role": "decode"},
+                },
+            },
+            "workloadPort": {"port": port},
+            "kvConnector": {"type": "nixl"},
+        });
+        vary(&mut spec);
+        let mut manifests = vec![pool, networking("ModelServer", name, spec)];
+        for (number, group) in groups.iter().enumerate() {
+            let roles = [("prefill", &group.prefills), ("decode", &group.decodes)];
+            for (role, index, address) in
+                roles.iter().flat_map(|(role, pods)| pods.iter().enumerate().map(move |(index, it)| (role, index, it)))
+            {
+                let mut pod = pod(&format!("{name}-{number}-{role}-{index}"), name, *address);
+                let labels = &mut pod["metadata"]["labels"];
+                labels["role"] = (*role).into();
+                labels["group"] = format!("g{number}").into();
+                if *role == "decode" {
+                    for (key, value) in decode_labels.as_object().into_iter().flatten() {
+                        labels[key] = value.clone();
+                    }
+                }
+                manifests.push(pod);
+            }
+        }
+        self.write(&format!("pairs-{name}.yaml"), &manifests)?;
+        self.model_route(name, model, &[], name)
+    }
+
     /// Declares the ModelRoute `name`: requests for `model` or one of `adapters` go to the ModelServer
     /// `server`, in `modelroute-NAME.yaml`.
     ///
@@ -109,6 +163,15 @@ impl ConfigDir {
         self.write(&format!("modelroute-{name}.yaml"), &[networking("ModelRoute", name, spec)])?;
         Ok(())
     }
+}
+
+/// The ready pods of one group of prefill and decode pods.
+#[derive(Clone, Debug, Default)]
+pub struct Group {
+    /// Prefill pods.
+    pub prefills: Vec<SocketAddr>,
+    /// Decode pods.
+    pub decodes: Vec<SocketAddr>,
 }
 
 /// The InferencePool `name` that selects pods labelled `app: NAME`.

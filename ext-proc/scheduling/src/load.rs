@@ -5,12 +5,17 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
-/// What one endpoint has in flight from this picker.
+use crate::moment::Moment;
+use crate::outlier::Outlier;
+
+/// What one endpoint has in flight from this picker, and whether it fails what it is sent.
 #[derive(Debug, Default)]
 pub struct Load {
     requests: AtomicU32,
     uncached_tokens: AtomicU64,
+    outlier: Outlier,
 }
 
 impl Load {
@@ -24,6 +29,23 @@ impl Load {
     #[must_use]
     pub fn uncached_tokens(&self) -> u64 {
         self.uncached_tokens.load(Ordering::Relaxed)
+    }
+
+    /// Takes in how a request there ended: `false` when no connection came about or the answer was a
+    /// 5xx. Returns for how long the endpoint is a last resort from now on, when it has just become one.
+    pub fn outcome(&self, ok: bool, now: Moment) -> Option<Duration> {
+        self.outlier.outcome(ok, now)
+    }
+
+    /// Whether the endpoint has failed so often in a row that it is a last resort now.
+    #[must_use]
+    pub fn is_outlier(&self, now: Moment) -> bool {
+        self.outlier.is(now)
+    }
+
+    /// Another process answers there now: what the last one failed is not its own.
+    pub(crate) fn forgive(&self) {
+        self.outlier.forget();
     }
 
     /// Counts one request of `uncached_tokens` until the guard is dropped.
@@ -49,11 +71,39 @@ impl InFlight {
             *self = load.begin(self.uncached_tokens);
         }
     }
+
+    /// Counts so many tokens instead.
+    pub fn recount(&mut self, uncached_tokens: u32) {
+        let load = Arc::clone(&self.load);
+        *self = load.begin(uncached_tokens);
+    }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.load.requests.fetch_sub(1, Ordering::Relaxed);
         self.load.uncached_tokens.fetch_sub(u64::from(self.uncached_tokens), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_decision_reads_of_an_endpoint_fits_into_a_cache_line_with_its_counts_of_owners() {
+        assert!(size_of::<Load>() + 2 * size_of::<usize>() <= 64, "{}", size_of::<Load>());
+    }
+
+    #[test]
+    fn a_request_is_counted_once_wherever_it_moves() {
+        let (one, other) = (Arc::new(Load::default()), Arc::new(Load::default()));
+        let mut request = one.begin(7);
+        request.move_to(&other);
+        assert_eq!((one.requests(), one.uncached_tokens(), other.uncached_tokens()), (0, 0, 7));
+        request.recount(9);
+        assert_eq!((other.requests(), other.uncached_tokens()), (1, 9));
+        drop(request);
+        assert_eq!((other.requests(), other.uncached_tokens()), (0, 0));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use scheduling::{Endpoint, EngineKind, Snapshot};
+use scheduling::{Endpoint, EngineKind, Role, Snapshot};
 use serde_json::{Map, Value, json};
 
 use super::Kind;
@@ -72,15 +72,15 @@ fn show(snapshot: &Snapshot, kind: Kind, object: &Value, detail: bool) -> Value 
         }
         Kind::ModelServers => {
             shown.insert("spec".into(), part("/spec"));
-            let pods = associated(snapshot, &format!("{namespace}/{name}"));
-            let role = |role: &str| {
-                let group =
-                    object.pointer(&format!("/spec/workloadSelector/pdGroup/{role}")).and_then(Value::as_object);
-                pods.iter().filter(move |endpoint| group.is_some_and(|labels| has_labels(endpoint, labels)))
+            let name = format!("{namespace}/{name}");
+            let pods = associated(snapshot, &name);
+            let server = snapshot.pools.values().find_map(|pool| pool.routing.servers.get(name.as_str()));
+            let role = |role: Role| {
+                pods.iter().filter(move |endpoint| server.and_then(|server| server.role(endpoint)) == Some(role))
             };
             shown.insert("associatedPods".into(), names(pods.iter()));
-            shown.insert("decodePods".into(), names(role("decodeLabels")));
-            shown.insert("prefillPods".into(), names(role("prefillLabels")));
+            shown.insert("decodePods".into(), names(role(Role::Decode)));
+            shown.insert("prefillPods".into(), names(role(Role::Prefill)));
         }
         Kind::Pods => {
             if detail {
@@ -102,9 +102,9 @@ fn show(snapshot: &Snapshot, kind: Kind, object: &Value, detail: bool) -> Value 
 /// What the fleet knows of a pod. Of a pod with several ports the first is shown.
 fn engine_state(snapshot: &Snapshot, pod: &str) -> Map<String, Value> {
     let pools = snapshot.pools.values();
-    let found = pools.flat_map(|pool| pool.endpoints.iter().map(move |it| (pool, it))).find(|(_, it)| *it.name == *pod);
+    let found = pools.flat_map(|pool| pool.all_endpoints()).find(|endpoint| *endpoint.name == *pod);
     let mut state = Map::new();
-    let Some((_, endpoint)) = found else { return state };
+    let Some(endpoint) = found else { return state };
     let gauges = endpoint.gauges.as_deref();
     let seconds = |duration: Option<std::time::Duration>| duration.map(|duration| duration.as_secs_f64());
     let metrics = gauges.map(|gauges| {
@@ -135,11 +135,7 @@ fn engine_state(snapshot: &Snapshot, pod: &str) -> Map<String, Value> {
 fn associated<'a>(snapshot: &'a Snapshot, server: &str) -> Vec<&'a Endpoint> {
     let pools = snapshot.pools.values();
     let selected = pools.filter_map(|pool| pool.routing.servers.get(server).map(|server| (pool, server)));
-    selected.flat_map(|(pool, server)| pool.endpoints.iter().map(|it| &**it).filter(|it| server.selects(it))).collect()
-}
-
-fn has_labels(endpoint: &Endpoint, labels: &Map<String, Value>) -> bool {
-    labels.iter().all(|(key, value)| endpoint.labels.get(key).map(String::as_str) == value.as_str())
+    selected.flat_map(|(pool, server)| pool.all_endpoints().map(|it| &**it).filter(|it| server.selects(it))).collect()
 }
 
 /// `namespace/pod` of each, once.

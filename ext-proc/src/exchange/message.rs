@@ -1,5 +1,7 @@
 //! What we say to the data plane, before it is protobuf.
 
+use std::time::Duration;
+
 use super::body::Chunks;
 use super::modes::BodySend;
 
@@ -11,6 +13,8 @@ pub enum Message {
         /// The response's body mode, which stays.
         response: BodySend,
     },
+    /// Asks Envoy to wait longer for the answer to the message that it sent last.
+    MoreTime(Duration),
     /// Answers the request's headers; `None` lets them pass.
     RequestHeaders(Option<Box<Answer>>),
     /// Answers one body message (`BUFFERED`, `STREAMED`).

@@ -1,5 +1,7 @@
 //! Every mode and oddity of the protocol, by literal messages.
 
+mod delayed;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -8,10 +10,13 @@ use scheduling::RefusalKind;
 use super::*;
 
 const CAP: usize = 200_000;
+/// How long a slow decision asks Envoy to wait.
+const WAIT: Duration = Duration::from_secs(3);
 
-/// An exchange, driven as the service drives it: every pick is answered at once.
+/// An exchange, driven as the service drives it: every pick is answered at once, unless it is slow.
 struct Driven {
     exchange: Exchange,
+    slow: bool,
     new_body: Option<Vec<u8>>,
 }
 
@@ -19,6 +24,7 @@ struct Driven {
 #[derive(Debug, PartialEq, Eq)]
 enum Out {
     Override,
+    MoreTime(Duration),
     Pick(Seen, usize),
     /// The headers pass.
     Headers,
@@ -56,24 +62,32 @@ fn rules() -> Rules {
 }
 
 fn driven(rules: Rules) -> Driven {
-    Driven { exchange: Exchange::new(rules), new_body: None }
+    Driven { exchange: Exchange::new(rules), slow: false, new_body: None }
 }
 
 impl Driven {
     fn on(&mut self, input: Input) -> Vec<Out> {
         let mut steps = VecDeque::new();
         self.exchange.on(input, &mut steps);
+        self.carry_out(steps)
+    }
+
+    fn decide(&mut self, steps: &mut VecDeque<Step>) {
+        let (destination, body) = ("10.0.0.1:8000".into(), self.new_body.clone());
+        self.exchange.answer(Answer { destination, body, ..Answer::default() }, steps);
+    }
+
+    fn carry_out(&mut self, mut steps: VecDeque<Step>) -> Vec<Out> {
         let mut out = Vec::new();
         while let Some(step) = steps.pop_front() {
             match step {
                 Step::Pick(seen) => {
                     out.push(Pick(seen, self.exchange.body().len()));
-                    let answer = Answer {
-                        destination: "10.0.0.1:8000".into(),
-                        body: self.new_body.clone(),
-                        ..Answer::default()
-                    };
-                    self.exchange.answer(answer, &mut steps);
+                    if self.slow {
+                        self.exchange.more_time(WAIT, &mut steps);
+                    } else {
+                        self.decide(&mut steps);
+                    }
                 }
                 Step::Refuse(kind) => {
                     let refused = crate::to_proto::refused(&kind);
@@ -103,6 +117,7 @@ impl Driven {
 fn sent(message: Message, out: &mut Vec<Out>) {
     match message {
         Message::ModeOverride { .. } => out.push(Override),
+        Message::MoreTime(time) => out.push(MoreTime(time)),
         Message::RequestHeaders(None) => out.push(Headers),
         Message::RequestHeaders(Some(answer)) => out.push(Answered(answer.content_length)),
         Message::RequestBody { answer: None, change } => out.push(Body(change)),

@@ -1,10 +1,12 @@
 //! A fleet to count in: one pool, declared in code.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use scheduling::{
-    Content, Declared, DeclaredEndpoint, DeclaredPool, EngineKind, Event, PoolName, Profile, Request, Subset,
+    Content, Declared, DeclaredEndpoint, DeclaredPool, EngineKind, Event, KvConnector, ModelServer, PdGroup, PoolName,
+    Profile, Request, Subset,
 };
 
 use super::{Fleet, Picked};
@@ -27,6 +29,38 @@ pub(crate) fn fleet(endpoints: &[&str]) -> Fleet {
     let fleet = Fleet::new(Profile::default());
     let pools = vec![DeclaredPool { name: pool(), picker: None, endpoints }];
     fleet.apply(Event::Declared(Declared { pools, ..Declared::default() }));
+    fleet
+}
+
+/// A fleet that pairs: a decode endpoint at port 1, and prefill endpoints at these ports.
+pub(crate) fn pairs(prefills: &[u16]) -> Fleet {
+    let labels = |role: &str| -> BTreeMap<String, String> { [("role".to_owned(), role.to_owned())].into() };
+    let endpoint = |port: u16, role: &str| DeclaredEndpoint {
+        address: SocketAddr::from(([10, 0, 0, 1], port)),
+        name: format!("default/{role}").into(),
+        labels: Arc::new(labels(role)),
+        ready: true,
+        engine: EngineKind::Vllm,
+    };
+    // A server without a port takes the pool's ports, so the pool has them all.
+    let server = ModelServer {
+        name: "default/pd".into(),
+        model: None,
+        engine: EngineKind::Vllm,
+        selector: BTreeMap::new(),
+        port: None,
+        pd_group: Some(PdGroup { group_key: None, prefill_labels: labels("prefill"), decode_labels: labels("decode") }),
+        connector: KvConnector::Http,
+    };
+    let fleet = Fleet::new(Profile::default());
+    let endpoints =
+        std::iter::once(endpoint(1, "decode")).chain(prefills.iter().map(|port| endpoint(*port, "prefill"))).collect();
+    fleet.apply(Event::Declared(Declared {
+        pools: vec![DeclaredPool { name: pool(), picker: None, endpoints }],
+        workers: prefills.iter().map(|port| endpoint(*port, "prefill")).collect(),
+        model_servers: vec![server],
+        model_routes: Vec::new(),
+    }));
     fleet
 }
 

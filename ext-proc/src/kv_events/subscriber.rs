@@ -135,7 +135,7 @@ impl Subscriber {
         }
         let mut before = std::mem::take(&mut self.targets);
         let mut new = Vec::new();
-        let endpoints = snapshot.pools.values().flat_map(|pool| pool.endpoints.iter()).filter(|_| wanted);
+        let endpoints = snapshot.pools.values().flat_map(|pool| pool.all_endpoints()).filter(|_| wanted);
         for endpoint in endpoints {
             for rank in 0..self.sources.ranks {
                 let key = (endpoint.address, u32::from(rank));
@@ -176,10 +176,9 @@ impl Subscriber {
     }
 }
 
-/// Whether it is the same pod, whose blocks are still believed: where its name or labels change, the
-/// fleet forgets them.
+/// Whether it is the same pod, whose blocks are still believed: with another name, the fleet forgets them.
 pub(crate) fn same(one: &Endpoint, other: &Endpoint) -> bool {
-    one.slot == other.slot && one.name == other.name && one.labels == other.labels
+    one.slot == other.slot && one.name == other.name
 }
 
 #[cfg(test)]

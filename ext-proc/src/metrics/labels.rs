@@ -97,8 +97,7 @@ fn declared(fleet: &Fleet, pool: &PoolName, model: &str) -> bool {
     pool.routing.routes.iter().any(|route| route.model.as_ref().is_some_and(is) || route.adapters.iter().any(is))
         || pool.routing.servers.values().any(|server| server.model.as_ref().is_some_and(is))
         || pool
-            .endpoints
-            .iter()
+            .all_endpoints()
             .filter_map(|endpoint| endpoint.gauges.as_ref()?.models.as_ref())
             .any(|models| models.iter().any(is))
 }
@@ -133,7 +132,7 @@ pub(super) struct RequestLabels {
     pub(super) error_type: &'static str,
 }
 
-/// Labels of `request_duration_seconds`.
+/// Labels of `request_duration_seconds` and of its two phases where prefill runs apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct DurationLabels {
     pub(super) model: ModelName,
@@ -147,10 +146,16 @@ pub(super) struct ModelLabels {
     pub(super) model: ModelName,
 }
 
-/// Labels of `refusals_total`.
+/// Labels of `refusals_total` and `prefill_fallbacks_total`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ReasonLabels {
     pub(super) reason: &'static str,
+}
+
+/// Labels of `prefill_requests_total`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct OutcomeLabels {
+    pub(super) outcome: &'static str,
 }
 
 /// Labels of `exchange_phase_duration_seconds`.

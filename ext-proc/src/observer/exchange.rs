@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use opentelemetry::{Context, KeyValue};
 use scheduling::{Body, Decision, Endpoint, Headers, PoolName, Refusal, RefusalKind};
 
-use super::{BodyMode, Tells};
+use super::{BodyMode, PrefillObserver, Tells, prefill};
 use crate::access_log::Line;
 use crate::metrics::labels::{self, ModelName, Trace};
 use crate::metrics::{Active, Phase};
@@ -38,6 +38,8 @@ pub(super) struct Exchange {
     label: Option<ModelName>,
     outcome: Option<Outcome>,
     duplicate: bool,
+    /// Prefill runs apart from decode.
+    disaggregated: bool,
     active: Option<Active>,
     remembered: Option<Arc<Remembered>>,
     answered: Option<Instant>,
@@ -66,6 +68,7 @@ impl Exchange {
             label: None,
             outcome: None,
             duplicate: false,
+            disaggregated: false,
             active: None,
             remembered: None,
             answered: None,
@@ -277,6 +280,34 @@ impl Exchange {
         }
     }
 
+    pub(super) fn prefill(&mut self) -> PrefillObserver {
+        let Some(model) = self.label.clone() else { return PrefillObserver::default() };
+        self.disaggregated = true;
+        prefill::Tells {
+            metrics: Arc::clone(&self.tells.metrics),
+            model,
+            path: self.path,
+            exemplar: self.exemplar(),
+            parent: self.span.as_ref().map(ExchangeSpan::prefill_parent),
+        }
+        .into()
+    }
+
+    pub(super) fn prefill_fell_back(&mut self, reason: &'static str) {
+        self.disaggregated = false;
+        self.tells.metrics.prefill().fell_back(reason);
+        if let Some(span) = &self.span {
+            span.set([KeyValue::new("kthena.prefill.fallback", reason)]);
+        }
+    }
+
+    pub(super) fn prefill_orphaned(&mut self) {
+        self.tells.metrics.prefill().orphaned();
+        if let Some(span) = &self.span {
+            span.set([KeyValue::new("kthena.prefill.orphaned", true)]);
+        }
+    }
+
     pub(super) fn held(&mut self) {
         self.tells.metrics.held();
         if let Some(span) = &self.span {
@@ -367,6 +398,10 @@ impl Drop for Exchange {
             });
             let kind = error.as_ref().map_or(SUCCESS, |(kind, _)| kind);
             let took = ended.saturating_duration_since(self.started);
+            if let Some(answered) = self.answered.filter(|_| self.disaggregated) {
+                let took = ended.saturating_duration_since(answered);
+                self.tells.metrics.prefill().decoded(&label, self.path, self.status, took, self.exemplar());
+            }
             self.tells.metrics.ended(&label, self.path, self.status, kind, took, self.exemplar());
         }
         if let Some(access_log) = self.tells.access_log.clone() {
@@ -394,7 +429,7 @@ fn error_type(kind: &RefusalKind) -> &'static str {
         | RefusalKind::ModelTwice
         | RefusalKind::TooLarge { .. } => "request_parsing",
         RefusalKind::UnknownModel(_) => "model_server_matching",
-        RefusalKind::NoneReady(_) => "pod_discovery",
+        RefusalKind::NoneReady(_) | RefusalKind::NoPrefill(_) => "pod_discovery",
         RefusalKind::UnknownPool(_) => "inference_pool_discovery",
         _ => "scheduling",
     }

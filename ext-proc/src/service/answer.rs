@@ -10,13 +10,15 @@ use crate::observer::ExchangeObserver;
 use crate::service::Settings;
 use crate::steering;
 
-/// The answer that carries `decision`; only headers that change are in it.
+/// The answer that carries `decision`; only headers that change are in it. `prefiller` is for the
+/// sidecar of the decode pod.
 pub(super) fn answer(
     settings: &Settings,
     decision: &Decision,
     headers: &WireHeaders,
     observer: &ExchangeObserver,
     body: Option<Vec<u8>>,
+    prefiller: Option<String>,
 ) -> Answer {
     // `SocketAddr` writes IPv6 as `[addr]:port`, the only form that Envoy parses.
     let mut destination = String::with_capacity(24);
@@ -27,13 +29,15 @@ pub(super) fn answer(
     }
     let mut remove: Vec<&'static str> = Vec::new();
     for header in headers.names().filter_map(steering::removed) {
-        if !remove.contains(&header) {
+        let overwritten = prefiller.is_some() && header == steering::PREFILLER;
+        if !overwritten && !remove.contains(&header) {
             remove.push(header);
         }
     }
+    let traceparent = observer.traceparent().map(|value| ("traceparent", value));
     Answer {
         destination,
-        set: observer.traceparent().map(|value| ("traceparent", value)).into_iter().collect(),
+        set: traceparent.into_iter().chain(prefiller.map(|address| (steering::PREFILLER, address))).collect(),
         remove,
         body,
         content_length: None,

@@ -14,13 +14,16 @@ use http::uri::Authority;
 use rand::Rng;
 use scheduling::{Content, Decision, Headers, PoolName, Refusal, RefusalKind, Request, Subset};
 use tonic::{Code, Status, Streaming};
+use tracing::Instrument;
 
 use super::Shared;
 use super::answer::answer;
+use super::prefill::{self, Asked, Plan};
 use crate::duplicates::{self, Key};
 use crate::exchange::{Exchange, Input, Message, ProtocolError, Rules, Seen, Step};
 use crate::from_proto::{self, Heard, WireHeaders};
 use crate::observer::ExchangeObserver;
+use crate::prefill::{Job, Outcome, Running};
 use crate::{openai, pools, splice, to_proto};
 
 /// A stream that ends so soon after our last message was ended by that message: where Envoy ends
@@ -46,6 +49,10 @@ pub struct ProcessStream {
     deadline: Instant,
     timer: Option<Pin<Box<tokio::time::Sleep>>>,
     request: Option<RequestHead>,
+    /// A decision whose answer waits for its prefill.
+    waiting: Option<Waiting>,
+    /// A prefill that runs beside the request that was answered.
+    alongside: Option<Running>,
     served: Option<Answered>,
     finished: bool,
 }
@@ -60,6 +67,12 @@ struct RequestHead {
     subset: Option<Subset>,
 }
 
+/// A decision whose prefill is being made. Dropping it cancels the prefill.
+struct Waiting {
+    answered: Answered,
+    prefill: Running,
+}
+
 /// What is kept of a decision that was sent.
 struct Answered {
     picked: duplicates::Shared,
@@ -68,8 +81,36 @@ struct Answered {
     at: Instant,
     last_sent: Instant,
     learned: bool,
+    /// A prefill was made for it.
+    prefilled: bool,
+    /// The response's headers came by.
+    responded: bool,
     /// The response was complete with its headers, as far as the engine's work goes.
     whole_response: bool,
+}
+
+impl RequestHead {
+    /// The path without its query.
+    fn path(&self) -> &str {
+        let path = self.headers.get(":path").unwrap_or_default();
+        path.split_once('?').map_or(path, |(path, _)| path)
+    }
+}
+
+impl Answered {
+    fn new(picked: duplicates::Shared, decision: Arc<Decision>, key: Option<Key>, now: Instant) -> Self {
+        Self {
+            picked,
+            decision,
+            key,
+            at: now,
+            last_sent: now,
+            learned: false,
+            prefilled: false,
+            responded: false,
+            whole_response: false,
+        }
+    }
 }
 
 impl std::fmt::Debug for ProcessStream {
@@ -96,6 +137,8 @@ impl ProcessStream {
             deadline: Instant::now() + rules.deadline,
             timer: None,
             request: None,
+            waiting: None,
+            alongside: None,
             served: None,
             finished: false,
         }
@@ -125,6 +168,9 @@ impl ProcessStream {
                     _ => {}
                 }
                 self.exchange.on(input, &mut self.steps);
+                if !self.exchange.is_deciding() {
+                    self.waiting = None;
+                }
             }
             Err(error) => self.steps.push_back(Step::Fail(error)),
         }
@@ -155,14 +201,18 @@ impl ProcessStream {
         let (status, served) = (headers.status(), from_proto::served(metadata));
         self.observer.response(status, served);
         let Some(answered) = &mut self.served else { return };
+        answered.responded = true;
         answered.whole_response = headers.get("content-length").is_some();
         if let Some(address) = served {
             answered.picked.lock().served_by(&self.shared.fleet.snapshot(), address);
         }
         let ok = status.is_none_or(|status| (200..300).contains(&status));
-        if let (true, false) = (ok, answered.learned) {
-            let picked = || answered.decision.endpoint().map(|endpoint| endpoint.address);
-            if let Some(address) = served.or_else(picked) {
+        let address = served.or_else(|| answered.decision.endpoint().map(|endpoint| endpoint.address));
+        if let (Some(address), false) = (address, answered.learned) {
+            if let Some(status) = status {
+                self.shared.fleet.outcome(&answered.decision.report.pool, address, status < 500);
+            }
+            if ok {
                 self.shared.fleet.learn(&answered.decision, address);
             }
         }
@@ -175,19 +225,71 @@ impl ProcessStream {
 
     fn pick(&mut self, seen: Seen) {
         match self.decide(seen) {
-            Ok((answered, body)) => {
-                let Some(head) = &self.request else { return };
-                let answer = answer(&self.shared.settings, &answered.decision, &head.headers, &self.observer, body);
-                self.served = Some(answered);
-                self.exchange.answer(answer, &mut self.steps);
-                self.observer.answered();
+            Ok((answered, Plan::Alone(body))) => self.answer(answered, body, None),
+            Ok((answered, Plan::Sidecar { body, prefiller })) => self.answer(answered, body, Some(prefiller)),
+            Ok((answered, Plan::First(job))) => {
+                self.exchange.more_time(prefill::patience(job.timeout), &mut self.steps);
+                self.waiting = Some(Waiting { answered, prefill: self.running(*job) });
+            }
+            Ok((answered, Plan::Together { job, body })) => {
+                self.alongside = Some(self.running(*job));
+                self.answer(answered, body, None);
             }
             Err(refusal) => self.refuse(&refusal),
         }
     }
 
-    /// The decision, and the new body if it changes.
-    fn decide(&mut self, seen: Seen) -> Result<(Answered, Option<Vec<u8>>), Refusal> {
+    /// The prefill, so that what is logged about it belongs to the exchange's trace.
+    fn running(&self, job: Job) -> Running {
+        Box::pin(job.run().instrument(self.observer.span()))
+    }
+
+    fn answer(&mut self, mut answered: Answered, body: Option<Vec<u8>>, prefiller: Option<String>) {
+        let Some(head) = &self.request else { return };
+        if let (Some(_), Some(body), Ok(pool)) = (answered.key, &body, &head.pool) {
+            // A later filter sees the new body.
+            let key = self.shared.duplicates.key(pool, &head.id, head.path(), body);
+            self.shared.duplicates.also(key, answered.at, &answered.picked);
+        }
+        let (settings, decision) = (&self.shared.settings, &answered.decision);
+        let answer = answer(settings, decision, &head.headers, &self.observer, body, prefiller);
+        answered.at = Instant::now();
+        answered.last_sent = answered.at;
+        self.served = Some(answered);
+        self.exchange.answer(answer, &mut self.steps);
+        self.observer.answered();
+    }
+
+    /// The prefill that the answer waited for is over.
+    fn prefilled(&mut self, mut answered: Answered, outcome: Outcome) {
+        let transfer = match outcome {
+            Outcome::Done { endpoint: _, transfer } => {
+                answered.prefilled = true;
+                transfer
+            }
+            Outcome::Failed { endpoint, error } => {
+                self.observer.prefill_fell_back(error.code());
+                let endpoint = endpoint.map(|endpoint| endpoint.address.to_string()).unwrap_or_default();
+                let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                tracing::warn!(parent: &self.observer.span(), endpoint, %error, cause, "Prefill failed.");
+                let decision = &answered.decision;
+                let server = decision.report.model_server.as_deref().unwrap_or_default();
+                // What an engine refuses is refused by decode too, in words that are meant for the client.
+                let of_the_request = error.status().is_some() && error.is_elsewhere_no_better();
+                if !of_the_request && self.shared.fleet.profile().refuses_without_prefill() {
+                    self.refuse(&RefusalKind::NoPrefill(server.to_owned()).into());
+                    return;
+                }
+                answered.picked.lock().decode_alone();
+                Vec::new()
+            }
+        };
+        let body = prefill::decode_body(&answered.decision, self.exchange.body(), &transfer);
+        self.answer(answered, body, None);
+    }
+
+    /// The decision, and what is done about prefill.
+    fn decide(&mut self, seen: Seen) -> Result<(Answered, Plan), Refusal> {
         let Some(head) = &self.request else {
             return Err(RefusalKind::UnknownPool("the stream has no request headers".to_owned()).into());
         };
@@ -216,8 +318,7 @@ impl ProcessStream {
                 Err(kind) => return Err(kind.into()),
             },
         };
-        let path = head.headers.get(":path").unwrap_or_default();
-        let path = path.split_once('?').map_or(path, |(path, _)| path);
+        let path = head.path();
         let request = Request { id: &head.id, path, headers: &head.headers, content, subset: head.subset.as_ref() };
 
         let shared = &self.shared;
@@ -229,19 +330,21 @@ impl ProcessStream {
         };
         let decision = Arc::clone(&picked.lock().decision);
         self.observer.decided(Ok(&decision), duplicate);
+        if decision.disaggregation.is_some() {
+            let left = self.deadline.saturating_duration_since(now);
+            let asked = Asked { id: &head.id, path, headers: &head.headers, seen, body, left, picked: &picked };
+            let plan = prefill::plan(shared, &decision, &asked, &mut self.observer);
+            return Ok((Answered::new(picked, decision, key, now), plan));
+        }
         let new_body = match (&decision.rewrite_model, model, request.model()) {
             (Some(new), Some(range), Some(old)) if **new != *old => splice::replace(body, range, new),
             _ => None,
         };
-        if let (true, Some(new_body)) = (head.named, &new_body) {
-            shared.duplicates.also(shared.duplicates.key(pool, &head.id, path, new_body), now, &picked);
-        }
-        let answered =
-            Answered { picked, decision, key, at: now, last_sent: now, learned: false, whole_response: false };
-        Ok((answered, new_body))
+        Ok((Answered::new(picked, decision, key, now), Plan::Alone(new_body)))
     }
 
     fn refuse(&mut self, refusal: &Refusal) {
+        self.waiting = None;
         self.observer.decided(Err(refusal), false);
         let refused = to_proto::refused(&refusal.kind);
         let status = refused.status;
@@ -250,6 +353,21 @@ impl ProcessStream {
     }
 
     fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if let Some(waiting) = &mut self.waiting
+            && let Poll::Ready(outcome) = waiting.prefill.as_mut().poll(context)
+            && let Some(Waiting { answered, prefill: _ }) = self.waiting.take()
+        {
+            self.prefilled(answered, outcome);
+            return Poll::Ready(());
+        }
+        if let Some(prefill) = &mut self.alongside
+            && let Poll::Ready(outcome) = prefill.as_mut().poll(context)
+        {
+            self.alongside = None;
+            if let (Outcome::Done { .. }, Some(answered)) = (outcome, &mut self.served) {
+                answered.prefilled = true;
+            }
+        }
         match Pin::new(&mut self.inbound).poll_next(context) {
             Poll::Ready(Some(Ok(message))) => self.on(message),
             Poll::Ready(Some(Err(status))) => self.broken(&status),
@@ -288,16 +406,26 @@ impl ProcessStream {
     fn finish(&mut self) {
         self.finished = true;
         self.steps.clear();
+        self.waiting = None;
+        let alongside = self.alongside.take();
         let Some(answered) = self.served.take() else { return };
-        let Answered { picked, decision, key: _, at, last_sent, learned, whole_response } = answered;
+        let Answered { picked, decision, key: _, at, last_sent, learned, prefilled, responded, whole_response } =
+            answered;
         if !learned && let Some(endpoint) = decision.endpoint() {
             self.shared.fleet.learn(&decision, endpoint.address);
         }
         let may_be_early = self.exchange.may_end_early() && !self.hints.lives_as_request && !whole_response;
         if may_be_early && last_sent.elapsed() < EARLY {
+            if let Some(prefill) = alongside {
+                // Decode waits for it.
+                self.shared.alongside.finish(prefill);
+            }
             self.shared.holder.hold(picked, at, self.shared.fleet.now());
             self.observer.held();
         } else {
+            if prefilled && !responded {
+                self.observer.prefill_orphaned();
+            }
             self.shared.holder.observe(&decision.report.pool, at.elapsed());
         }
     }

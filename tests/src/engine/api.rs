@@ -23,6 +23,7 @@ use super::fault::Fault;
 use super::kv_events::Event;
 use super::metrics::Finished;
 use super::span::Parent;
+use super::transfer::{self, Task};
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
@@ -35,6 +36,7 @@ pub(super) struct Asked {
     stream: bool,
     max_tokens: Option<u32>,
     max_completion_tokens: Option<u32>,
+    min_tokens: Option<u32>,
     stream_options: Option<StreamOptions>,
     cache_salt: Option<String>,
 }
@@ -55,13 +57,18 @@ struct Job {
     max_tokens: u32,
     parent: Option<Parent>,
     request_id: String,
+    transfer: Task,
 }
 
 /// What the work on one completion tells.
 #[derive(Debug)]
 enum Step {
     Token(u32),
-    Done { cached: usize },
+    /// With the parameters that the request's blocks can be had with, if they were to be kept.
+    Done {
+        cached: usize,
+        kept: Option<String>,
+    },
     Reset,
 }
 
@@ -78,6 +85,13 @@ pub(super) async fn completion(Shared(state): Shared<Arc<State>>, request: Reque
     if asked.model != state.config.model && !state.config.adapters.contains(&asked.model) {
         return error(404, "NotFoundError", &format!("The model `{}` does not exist.", asked.model));
     }
+    let most = asked.max_completion_tokens.or(asked.max_tokens);
+    if let (Some(least), Some(most)) = (asked.min_tokens, most)
+        && least > most
+    {
+        let message = format!("min_tokens must be less than or equal to max_tokens={most}, got {least}.");
+        return error(400, "BadRequestError", &message);
+    }
     let fault = state.fault.lock().clone();
     match fault {
         Some(Fault::Slow(time)) => tokio::time::sleep(time).await,
@@ -85,6 +99,14 @@ pub(super) async fn completion(Shared(state): Shared<Arc<State>>, request: Reque
         Some(Fault::Hang) => std::future::pending().await,
         _ => {}
     }
+    let fields: transfer::Fields = match serde_json::from_slice(&body) {
+        Ok(fields) => fields,
+        Err(cause) => return error(400, "BadRequestError", &cause.to_string()),
+    };
+    let transfer = match fields.task(&state).await {
+        Ok(task) => task,
+        Err(cause) => return error(500, "InternalServerError", &cause),
+    };
     let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
     let chat = parts.uri.path() == "/v1/chat/completions";
     let id = header("x-request-id").map_or_else(|| NEXT.fetch_add(1, Ordering::Relaxed).to_string(), ToOwned::to_owned);
@@ -92,7 +114,8 @@ pub(super) async fn completion(Shared(state): Shared<Arc<State>>, request: Reque
         prompt: prompt(&asked),
         salt: asked.cache_salt.clone(),
         rank: header("x-data-parallel-rank").and_then(|rank| rank.parse().ok()).unwrap_or(0) % state.caches.len(),
-        max_tokens: asked.max_completion_tokens.or(asked.max_tokens).unwrap_or(state.config.default_max_tokens).max(1),
+        max_tokens: most.unwrap_or(state.config.default_max_tokens).max(1),
+        transfer,
         parent: header("traceparent").and_then(Parent::parse),
         request_id: id.clone(),
         model: asked.model.clone(),
@@ -168,12 +191,21 @@ async fn compute(state: &State, job: &Job, steps: &mpsc::Sender<Step>, finished:
     let cache = &state.caches[job.rank];
     // The last token is always computed: it makes the first of the answer.
     let cached = (cache.lock().matching(&blocks) * block).min(tokens.saturating_sub(1));
-    state.metrics.lock().prompt(tokens, cached);
+    let fetched = match job.transfer {
+        Task::Fetched(fetched) => fetched.min(tokens).saturating_sub(cached),
+        _ => 0,
+    };
+    state.metrics.lock().prompt(tokens, cached, fetched);
     finished.prompt(tokens, cached);
-    let _held = state.metrics.lock().hold(tokens.div_ceil(block));
-    running.prefill(tokens - cached).await;
+    let held = state.metrics.lock().hold(tokens.div_ceil(block));
+    running.prefill(tokens - cached - fetched).await;
     let changes = cache.lock().touch(&blocks, tokens.is_multiple_of(block));
     state.publish(job.rank, events(job, adapter, &blocks, block, &changes)).await;
+    let (held, kept) = match job.transfer {
+        Task::Keep => (None, Some(state.transfer.keep(state, &job.request_id, tokens, state.config.kv_lease, held))),
+        Task::Fill(room) if !state.transfer.fill_room(room, tokens).await => return false,
+        _ => (Some(held), None),
+    };
     let reset_after = match *state.fault.lock() {
         Some(Fault::ResetAfter(tokens)) => Some(tokens),
         _ => None,
@@ -192,8 +224,8 @@ async fn compute(state: &State, job: &Job, steps: &mpsc::Sender<Step>, finished:
         }
     }
     // Out of the batch before the client hears of the end: whoever saw it sees the engine idle.
-    drop(running);
-    steps.send(Step::Done { cached }).await.is_ok()
+    drop((running, held));
+    steps.send(Step::Done { cached, kept }).await.is_ok()
 }
 
 /// What one prefill did to the cache, in vLLM's order: what leaves, then what comes.
@@ -233,15 +265,19 @@ impl Answer {
                     count += 1;
                     text.push_str(&word(token));
                 }
-                Step::Done { cached } => {
+                Step::Done { cached, kept } => {
                     let choice = if self.chat {
                         json!({"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "length"})
                     } else {
                         json!({"index": 0, "text": text, "finish_reason": "length"})
                     };
                     let object = if self.chat { "chat.completion" } else { "text_completion" };
-                    return Json(self.object(object, &json!([choice]), Some(self.usage(count, cached))))
-                        .into_response();
+                    let answer = self.object(object, &json!([choice]), Some(self.usage(count, cached))).to_string();
+                    // By hand: serde_json would spoil the numbers.
+                    let params = kept.unwrap_or_else(|| "null".to_owned());
+                    let answer =
+                        format!("{},\"kv_transfer_params\":{params}}}", answer.strip_suffix('}').unwrap_or(&answer));
+                    return ([("content-type", "application/json")], answer).into_response();
                 }
                 Step::Reset => break,
             }
@@ -261,7 +297,7 @@ impl Answer {
                 };
                 Ok(event(&self.chunk(&json!([choice]), None)))
             }
-            Step::Done { cached } => {
+            Step::Done { cached, kept: _ } => {
                 let usage = if self.usage {
                     event(&self.chunk(&json!([]), Some(self.usage(count, cached))))
                 } else {

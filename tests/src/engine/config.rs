@@ -24,6 +24,8 @@ pub struct EngineConfig {
     pub default_max_tokens: u32,
     /// How long things take.
     pub timing: Timing,
+    /// How long blocks are kept for a decode engine (vLLM's `kv_lease_duration`).
+    pub kv_lease: Duration,
     /// Where spans are exported to (OTLP over gRPC); nowhere by default.
     pub traces: Option<SocketAddr>,
 }
@@ -42,6 +44,7 @@ impl EngineConfig {
             ranks: 1,
             default_max_tokens: 8,
             timing: Timing { scale: 0.0, ..Timing::default() },
+            kv_lease: Duration::from_secs(30),
             traces: None,
         }
     }

@@ -80,6 +80,7 @@ pub(super) struct Metrics {
     pub(super) prefix_queries: u64,
     pub(super) prefix_hits: u64,
     prompt_tokens: u64,
+    fetched_tokens: u64,
     generation_tokens: u64,
     finished: BTreeMap<&'static str, u64>,
     held_blocks: Arc<AtomicUsize>,
@@ -96,6 +97,7 @@ impl Default for Metrics {
             prefix_queries: 0,
             prefix_hits: 0,
             prompt_tokens: 0,
+            fetched_tokens: 0,
             generation_tokens: 0,
             finished: ["stop", "length", "abort", "error"].map(|reason| (reason, 0)).into(),
             held_blocks: Arc::default(),
@@ -142,7 +144,9 @@ impl Drop for Counted {
 }
 
 impl Metrics {
-    pub(super) fn prompt(&mut self, tokens: usize, cached: usize) {
+    /// A prompt came in, of which `cached` tokens were here and `fetched` came from another engine.
+    pub(super) fn prompt(&mut self, tokens: usize, cached: usize, fetched: usize) {
+        self.fetched_tokens += fetched as u64;
         self.prefix_queries += tokens as u64;
         self.prefix_hits += cached as u64;
         self.prompt_tokens += tokens as u64;
@@ -210,6 +214,18 @@ impl Metrics {
             );
             one(
                 "counter",
+                "vllm:external_prefix_cache_queries_total",
+                "External prefix cache queries from KV connector cross-instance cache sharing, in terms of number of queried tokens.",
+                (self.prefix_queries - self.prefix_hits) as f64,
+            );
+            one(
+                "counter",
+                "vllm:external_prefix_cache_hits_total",
+                "External prefix cache hits from KV connector cross-instance cache sharing, in terms of number of cached tokens.",
+                self.fetched_tokens as f64,
+            );
+            one(
+                "counter",
                 "vllm:prompt_tokens_total",
                 "Number of prefill tokens processed.",
                 self.prompt_tokens as f64,
@@ -221,6 +237,21 @@ impl Metrics {
                 self.generation_tokens as f64,
             );
             one("counter", "vllm:num_preemptions_total", "Cumulative number of preemption from the engine.", 0.0);
+        }
+        let name = "vllm:prompt_tokens_by_source_total";
+        let _ = writeln!(text, "# HELP {name} Number of prompt tokens by source.\n# TYPE {name} counter");
+        let computed = self.prompt_tokens - self.prefix_hits - self.fetched_tokens;
+        let sources = [
+            ("local_compute", computed),
+            ("local_cache_hit", self.prefix_hits),
+            ("external_kv_transfer", self.fetched_tokens),
+        ];
+        for (source, tokens) in sources {
+            let _ = writeln!(
+                text,
+                "{name}{{engine=\"0\",model_name=\"{}\",source=\"{source}\"}} {tokens}.0",
+                state.config.model
+            );
         }
         let name = "vllm:request_success_total";
         let _ = writeln!(text, "# HELP {name} Count of successfully processed requests.\n# TYPE {name} counter");

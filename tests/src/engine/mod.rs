@@ -15,6 +15,7 @@ mod metrics;
 mod record;
 mod server;
 mod span;
+mod transfer;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ pub use config::{EngineConfig, Timing};
 pub use fault::Fault;
 pub use kv_events::{EventForm, KvEvents, KvPorts, Lost, ReplayForm};
 pub use record::Received;
+pub use transfer::Transfers;
 
 use batch::Batch;
 use cache::PrefixCache;
@@ -36,6 +38,7 @@ use kv_events::{Command, Event, Publisher};
 use metrics::Metrics;
 use record::Record;
 use span::Spans;
+use transfer::Transfer;
 
 /// The response header that names the engine's address, `ip:port`.
 pub const HEADER: &str = "x-sim-engine";
@@ -53,6 +56,7 @@ struct State {
     record: Record,
     fault: Mutex<Option<Fault>>,
     spans: Option<Spans>,
+    transfer: Transfer,
 }
 
 /// A running simulated engine; dropping it stops it.
@@ -116,8 +120,10 @@ impl Engine {
             record: Record::default(),
             fault: Mutex::default(),
             spans: config.traces.map(|sink| Spans::new(sink, address)),
+            transfer: Transfer::default(),
             config,
         });
+        transfer::join(&state);
         let server = tokio::spawn(server::serve(listener, Arc::clone(&state)));
         Ok(Self { state, server: Some(server), published: None })
     }
@@ -150,6 +156,7 @@ impl Engine {
             self.published = Some(publisher.stop().await);
         }
         self.state.caches.iter().for_each(|cache| cache.lock().clear());
+        transfer::leave(&self.state);
     }
 
     /// Listens again at the same address.
@@ -160,6 +167,7 @@ impl Engine {
         if self.server.is_none() {
             let listener = bind(self.state.address).await?;
             self.server = Some(tokio::spawn(server::serve(listener, Arc::clone(&self.state))));
+            transfer::join(&self.state);
         }
         if let Some((config, ports)) = self.published.take() {
             // The last connections may still be closing.
@@ -236,6 +244,12 @@ impl Engine {
     #[must_use]
     pub fn load(&self) -> (usize, usize) {
         (self.state.batch.running(), self.state.batch.waiting())
+    }
+
+    /// What has become of the transfers that it took part in.
+    #[must_use]
+    pub fn transfers(&self) -> Transfers {
+        self.state.transfer.totals()
     }
 
     /// Prompt tokens asked of the prefix cache, and found in it.

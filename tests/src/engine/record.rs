@@ -10,6 +10,9 @@ use xxhash_rust::xxh3::xxh3_128;
 /// Requests that are remembered.
 const KEPT: usize = 1000;
 
+/// The largest body that is remembered.
+const KEPT_BODY: usize = 16 << 10;
+
 /// A request as the engine received it.
 #[derive(Clone, Debug)]
 pub struct Received {
@@ -19,6 +22,8 @@ pub struct Received {
     pub path: String,
     /// The headers.
     pub headers: HeaderMap,
+    /// The body, unless it is larger than 16 KiB.
+    pub body: Option<Bytes>,
     /// Bytes of the body.
     pub body_len: usize,
     /// Of the body.
@@ -57,6 +62,7 @@ impl Record {
             method: parts.method.clone(),
             path: parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
             headers: parts.headers.clone(),
+            body: (body.len() <= KEPT_BODY).then(|| body.clone()),
             body_len: body.len(),
             body_hash: xxh3_128(body),
             trailers,
