@@ -126,7 +126,7 @@ fn what_an_engine_said_of_its_cache_leaves_with_the_pod_and_not_with_a_label() {
     let mut scene = Scene::of(declare(vec![declared(0, &[])]));
     let slot = scene.pool().endpoints[0].slot;
     let kv = Arc::clone(&scene.snapshot().kv);
-    kv.apply(slot, 0, &[event.clone()]);
+    kv.apply(slot, 0, std::slice::from_ref(&event));
     scene.state.apply(seconds(1), Event::Declared(declare(vec![declared(0, &[("app", "x")])])));
     assert_eq!((scene.pool().endpoints[0].slot, scene.snapshot().kv.usage().blocks), (slot, 1));
     let mut other = declared(0, &[("app", "x")]);
