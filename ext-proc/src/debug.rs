@@ -11,7 +11,7 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use proto::picker_v1::explain_server::ExplainServer;
-use scheduling::{Endpoint, Moment};
+use scheduling::{Endpoint, Moment, Pool, Role};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -88,6 +88,8 @@ async fn decisions(State(debug): State<Debug>, Query(wanted): Query<Wanted>) -> 
 #[serde(rename_all = "camelCase")]
 struct EndpointState {
     pool: String,
+    /// `prefill` or `decode` where a ModelServer has a `pdGroup`.
+    role: Option<&'static str>,
     name: String,
     address: String,
     ready: bool,
@@ -121,7 +123,7 @@ async fn fleet_state(State(debug): State<Debug>) -> Response {
     let endpoints: Vec<EndpointState> = snapshot
         .pools
         .values()
-        .flat_map(|pool| pool.endpoints.iter().map(|endpoint| state(&pool.name.to_string(), endpoint, now)))
+        .flat_map(|pool| pool.all_endpoints().map(|endpoint| state(pool, endpoint, now)))
         .collect();
     let pools: Vec<Value> = snapshot
         .pools
@@ -136,10 +138,11 @@ async fn fleet_state(State(debug): State<Debug>) -> Response {
         .into_response()
 }
 
-fn state(pool: &str, endpoint: &Endpoint, now: Moment) -> EndpointState {
+fn state(pool: &Pool, endpoint: &Endpoint, now: Moment) -> EndpointState {
     let millis = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
     EndpointState {
-        pool: pool.to_owned(),
+        pool: pool.name.to_string(),
+        role: pool.routing.role(endpoint).map(Role::name),
         name: endpoint.name.to_string(),
         address: endpoint.address.to_string(),
         ready: endpoint.ready,

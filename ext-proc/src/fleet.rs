@@ -18,8 +18,9 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use scheduling::{
     Decision, Endpoint, Event, InFlight, Moment, Pool, PoolName, PrefixIndex, Profile, Refusal, RefusalKind, Request,
-    Snapshot, State, schedule,
+    Snapshot, State, Verdict, schedule,
 };
+use tracing::warn;
 
 /// The lock of each pool, which also holds its source of chance. Read without a lock of its own.
 type Locks = HashMap<PoolName, Arc<Mutex<SmallRng>>, foldhash::fast::RandomState>;
@@ -108,25 +109,34 @@ impl Fleet {
         let snapshot = self.snapshot.load_full();
         let pool = find(&snapshot, pool)?;
         let decision = schedule(&profile, &snapshot, pool, request, self.now(), &mut *rng)?;
-        let in_flight = decision
-            .endpoint()
-            .ok_or_else(|| RefusalKind::NoneReady(pool.name.to_string()))?
-            .load
-            .begin(decision.uncached_tokens);
-        Ok(Picked { decision: Arc::new(decision), in_flight })
+        let picked = Picked::again(Arc::new(decision));
+        picked.ok_or_else(|| RefusalKind::NoneReady(pool.name.to_string()).into())
     }
 
-    /// Remembers that the endpoint at `address` now holds the decision's prompt.
+    /// Remembers that the endpoint at `address` now holds the decision's prompt: whoever computed it,
+    /// and a decode endpoint that it was transferred to.
     ///
     /// The snapshot is the newest: an endpoint that has left, whose slot may be another's by now,
     /// learns nothing.
     pub fn learn(&self, decision: &Decision, address: SocketAddr) {
         let profile = self.profile.load();
-        let Some(cache) = profile.prefix_cache().filter(|_| !decision.blocks.is_empty()) else { return };
+        let cache = profile.prefix_cache_for(decision).filter(|_| !decision.blocks.is_empty());
+        let Some(cache) = cache else { return };
         let snapshot = self.snapshot.load();
-        let served = snapshot.pools.get(&decision.report.pool).and_then(|pool| endpoint(pool, address));
+        let served = snapshot.pools.get(&decision.report.pool).and_then(|pool| pool.endpoint(address));
         if let Some(endpoint) = served {
             snapshot.prefixes.learn(endpoint.slot, &decision.blocks, cache.capacity());
+        }
+    }
+
+    /// Takes in how a request ended at the endpoint at `address`, a prefill call too: `ok` unless no
+    /// connection came about or the answer was a 5xx. One that fails again and again becomes a last
+    /// resort for a while.
+    pub fn outcome(&self, pool: &PoolName, address: SocketAddr, ok: bool) {
+        let snapshot = self.snapshot.load();
+        let Some(endpoint) = snapshot.pools.get(pool).and_then(|pool| pool.endpoint(address)) else { return };
+        if let Some(time) = endpoint.load.outcome(ok, self.now()) {
+            warn!(%address, seconds = time.as_secs(), "An endpoint fails its requests and is a last resort for a while.");
         }
     }
 
@@ -153,33 +163,60 @@ fn unknown(pool: &PoolName) -> Refusal {
     RefusalKind::UnknownPool(format!("`{pool}` is not declared")).into()
 }
 
-fn endpoint(pool: &Pool, address: SocketAddr) -> Option<&Arc<Endpoint>> {
-    let index = pool.endpoints.binary_search_by_key(&address, |endpoint| endpoint.address).ok()?;
-    pool.endpoints.get(index)
-}
-
-/// A decision whose request is counted at its endpoint.
+/// A decision whose request is counted: at its endpoint, and at its prefill endpoint while that works.
 #[derive(Debug)]
 pub struct Picked {
     /// The decision.
     pub decision: Arc<Decision>,
     in_flight: InFlight,
+    prefill: Option<InFlight>,
 }
 
 impl Picked {
-    /// Counts the request of a decision once more: the decision is the answer to a repetition of it.
+    /// Counts the request of a decision. Once more, when the decision is the answer to a repetition of
+    /// the request.
     #[must_use]
     pub fn again(decision: Arc<Decision>) -> Option<Self> {
         let in_flight = decision.endpoint()?.load.begin(decision.uncached_tokens);
-        Some(Self { decision, in_flight })
+        let prefill = decision.disaggregation.as_ref().and_then(|disaggregation| {
+            let first = disaggregation.prefills.first()?;
+            Some(first.load.begin(disaggregation.uncached_tokens))
+        });
+        Some(Self { decision, in_flight, prefill })
     }
 
     /// The data plane says that `address` served: load moves there. What the endpoint now holds is
     /// learned with [`Fleet::learn`].
     pub fn served_by(&mut self, snapshot: &Snapshot, address: SocketAddr) {
-        let served = snapshot.pools.get(&self.decision.report.pool).and_then(|pool| endpoint(pool, address));
+        let pool = snapshot.pools.get(&self.decision.report.pool);
+        let served = pool.and_then(|pool| pool.endpoint(address));
         if let Some(endpoint) = served {
             self.in_flight.move_to(&endpoint.load);
         }
     }
+
+    /// The prefill call goes to another endpoint: load moves there. Nothing once prefill has ended.
+    pub fn prefill_at(&mut self, endpoint: &Endpoint) {
+        if let Some(prefill) = &mut self.prefill {
+            prefill.move_to(&endpoint.load);
+        }
+    }
+
+    /// The prefill call has ended, well or badly: its load goes. Where it went well, both endpoints
+    /// learn ([`Fleet::learn`]): the blocks are at both.
+    pub fn prefill_done(&mut self) {
+        self.prefill = None;
+    }
+
+    /// Prefill failed for good, and the decode endpoint computes the prompt itself: that is its load.
+    pub fn decode_alone(&mut self) {
+        self.prefill = None;
+        let verdict = self.decision.disaggregation.as_ref().map(|disaggregation| disaggregation.verdict);
+        if let Some(Verdict::Disaggregate { uncached_tokens }) = verdict {
+            self.in_flight.recount(uncached_tokens);
+        }
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -151,7 +151,13 @@ mod tests {
         let pools = pools.iter().map(|(namespace, name, picker)| {
             let name = PoolName::new(namespace, name);
             let picker = picker.map(|(service, port)| (Arc::from(service), port));
-            let pool = Pool { name: name.clone(), picker, endpoints: Arc::default(), routing: Arc::default() };
+            let pool = Pool {
+                name: name.clone(),
+                picker,
+                endpoints: Arc::default(),
+                prefills: Default::default(),
+                routing: Arc::default(),
+            };
             (name, Arc::new(pool))
         });
         Snapshot { pools: pools.collect(), ..Snapshot::default() }

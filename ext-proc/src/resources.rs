@@ -2,7 +2,7 @@
 //!
 //! Pure: the same translation serves files and, later, a cluster's watch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -11,7 +11,8 @@ use controller_api::v1alpha1::{model_route as route, model_server as server};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use scheduling::{
-    Declared, DeclaredEndpoint, DeclaredPool, EngineKind, ModelRoute, ModelServer, PoolName, Rule, StringMatch, Target,
+    Declared, DeclaredEndpoint, DeclaredPool, EngineKind, KvConnector, ModelRoute, ModelServer, PdGroup, PoolName,
+    Role, Rule, StringMatch, Target,
 };
 
 /// The objects as they were read, for people to look at.
@@ -60,6 +61,7 @@ pub fn declare(resources: &Resources) -> Result<Declared, InvalidResource> {
     let mut model_servers = model_servers.iter().map(declare_server).collect::<Result<Vec<_>, _>>()?;
     model_servers.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(Declared {
+        workers: declare_workers(inference_pools, pods, &model_servers),
         pools: inference_pools.iter().map(|pool| declare_pool(pool, pods, &model_servers)).collect::<Result<_, _>>()?,
         model_routes: model_routes.iter().map(declare_route).collect::<Result<_, _>>()?,
         model_servers,
@@ -143,23 +145,24 @@ fn engine(namespace: &str, labels: &BTreeMap<String, String>, port: u16, servers
 }
 
 fn declare_server(object: &server::ModelServer) -> Result<ModelServer, InvalidResource> {
-    // PD groups, traffic policy and connector have no reader yet.
+    // The traffic policy has no reader yet.
     let server::ModelServerSpec {
         model,
         inference_engine,
         workload_selector,
         workload_port,
         traffic_policy: _,
-        kv_connector: _,
+        kv_connector,
     } = &object.spec;
+    let invalid = |(field, reason): (&str, &str)| InvalidResource {
+        kind: "ModelServer",
+        name: full_name(&object.metadata),
+        field: field.to_owned(),
+        reason: reason.to_owned(),
+    };
     let port = workload_port.as_ref().map(|port| port.port);
     if port == Some(0) {
-        return Err(InvalidResource {
-            kind: "ModelServer",
-            name: full_name(&object.metadata),
-            field: "spec.workloadPort.port".to_owned(),
-            reason: "must be 1 to 65535".to_owned(),
-        });
+        return Err(invalid(("spec.workloadPort.port", "must be 1 to 65535")));
     }
     Ok(ModelServer {
         name: full_name(&object.metadata).into(),
@@ -170,7 +173,67 @@ fn declare_server(object: &server::ModelServer) -> Result<ModelServer, InvalidRe
         },
         selector: workload_selector.match_labels.clone(),
         port,
+        pd_group: workload_selector.pd_group.as_ref().map(declare_pd_group).transpose().map_err(invalid)?,
+        connector: declare_connector(*inference_engine, kv_connector.as_ref()),
     })
+}
+
+fn declare_pd_group(group: &server::PdGroup) -> Result<PdGroup, (&'static str, &'static str)> {
+    let server::PdGroup { group_key, prefill_labels, decode_labels } = group;
+    if decode_labels.is_empty() {
+        let field = "spec.workloadSelector.pdGroup.decodeLabels";
+        return Err((field, "must name at least one label of the decode pods: no label matches no pod"));
+    }
+    if prefill_labels.is_empty() {
+        let field = "spec.workloadSelector.pdGroup.prefillLabels";
+        return Err((field, "must name at least one label of the prefill pods: no label matches no pod"));
+    }
+    Ok(PdGroup {
+        group_key: group_key.as_deref().filter(|key| !key.is_empty()).map(Into::into),
+        prefill_labels: prefill_labels.clone(),
+        decode_labels: decode_labels.clone(),
+    })
+}
+
+/// SGLang's own way where none is named; `http` is what Kthena does for vLLM then.
+fn declare_connector(engine: server::InferenceEngine, connector: Option<&server::KvConnector>) -> KvConnector {
+    match connector.map(|connector| connector.r#type) {
+        Some(server::KvConnectorType::Http) => KvConnector::Http,
+        Some(server::KvConnectorType::Lmcache) => KvConnector::Lmcache,
+        Some(server::KvConnectorType::Nixl) => KvConnector::Nixl,
+        Some(server::KvConnectorType::Mooncake) => KvConnector::Mooncake,
+        None if engine == server::InferenceEngine::Sglang => KvConnector::Sglang,
+        None => KvConnector::Http,
+    }
+}
+
+/// Every prefill pod of a ModelServer with a `pdGroup`, at the server's port or, without one, at the
+/// ports of the pools of its namespace: which of them count is decided where the pool is known.
+fn declare_workers(pools: &[InferencePool], pods: &[Pod], servers: &[ModelServer]) -> Vec<DeclaredEndpoint> {
+    let mut workers: BTreeMap<SocketAddr, DeclaredEndpoint> = BTreeMap::new();
+    for server in servers.iter().filter(|server| server.pd_group.is_some()) {
+        for pod in pods {
+            let Some((address, labels)) = address(pod).zip(pod.metadata.labels.as_ref()) else { continue };
+            let (name, namespace) = (Arc::<str>::from(full_name(&pod.metadata)), namespace(&pod.metadata));
+            if server.role_of_pod(&name, labels) != Some(Role::Prefill) {
+                continue;
+            }
+            let here = pools.iter().filter(|pool| self::namespace(&pool.metadata) == namespace);
+            let ports: BTreeSet<u16> = match server.port {
+                Some(port) => [port].into(),
+                None => here.flat_map(|pool| &pool.spec.target_ports).map(|port| port.number).collect(),
+            };
+            let (labels, ready) = (Arc::new(labels.clone()), ready(pod));
+            for address in ports.into_iter().map(|port| SocketAddr::new(address, port)) {
+                let (name, labels, engine) = (Arc::clone(&name), Arc::clone(&labels), server.engine);
+                // As in a pool: a pod that has ended may still show an address that was given on.
+                if ready || !workers.contains_key(&address) {
+                    workers.insert(address, DeclaredEndpoint { address, name, labels, ready, engine });
+                }
+            }
+        }
+    }
+    workers.into_values().collect()
 }
 
 fn declare_route(object: &route::ModelRoute) -> Result<ModelRoute, InvalidResource> {

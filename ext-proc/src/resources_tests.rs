@@ -151,3 +151,74 @@ fn weights_default_to_equal_or_to_the_clusters_hundred() {
     let error = declared_route(&json!({"targetModels": [{"modelServerName": "a", "weight": 101}]})).unwrap_err();
     assert_eq!(error.field, "spec.rules[0].targetModels[0].weight");
 }
+
+fn pd_server(change: impl FnOnce(&mut Value)) -> server::ModelServer {
+    let mut value = serde_json::to_value(server("pd", "vLLM", 8000)).unwrap();
+    value["spec"]["workloadSelector"]["pdGroup"] =
+        json!({"groupKey": "group", "prefillLabels": {"role": "prefill"}, "decodeLabels": {"role": "decode"}});
+    change(&mut value["spec"]);
+    object(value)
+}
+
+fn declared_server(change: impl FnOnce(&mut Value)) -> Result<ModelServer, InvalidResource> {
+    let resources = Resources { model_servers: vec![pd_server(change)], ..Resources::default() };
+    declare(&resources).map(|mut declared| declared.model_servers.remove(0))
+}
+
+#[test]
+fn a_pd_group_is_declared_and_one_that_selects_nobody_is_refused() {
+    let group = declared_server(|_| {}).unwrap().pd_group.unwrap();
+    assert_eq!((group.group_key.as_deref(), &group.decode_labels["role"][..]), (Some("group"), "decode"));
+    let group = declared_server(|spec| spec["workloadSelector"]["pdGroup"]["groupKey"] = "".into()).unwrap();
+    assert_eq!(group.pd_group.unwrap().group_key, None, "all pods are one group");
+    for labels in ["prefillLabels", "decodeLabels"] {
+        let error = declared_server(|spec| spec["workloadSelector"]["pdGroup"][labels] = json!({})).unwrap_err();
+        assert_eq!(error.field, format!("spec.workloadSelector.pdGroup.{labels}"));
+        assert!(error.reason.contains("must name at least one label"), "{error}");
+    }
+}
+
+#[test]
+fn the_connector_is_the_one_named_and_else_the_engines() {
+    let connector = |engine: &str, connector: Value| {
+        declared_server(|spec| (spec["inferenceEngine"], spec["kvConnector"]) = (engine.into(), connector))
+            .unwrap()
+            .connector
+    };
+    assert_eq!(connector("vLLM", Value::Null), KvConnector::Http);
+    assert_eq!(connector("SGLang", Value::Null), KvConnector::Sglang);
+    assert_eq!(connector("SGLang", json!({"type": "mooncake"})), KvConnector::Mooncake);
+    assert_eq!(connector("vLLM", json!({"type": "nixl"})), KvConnector::Nixl);
+    assert_eq!(connector("vLLM", json!({"type": "lmcache"})), KvConnector::Lmcache);
+    assert_eq!(connector("SGLang", json!({})), KvConnector::Http, "the default of a connector that is there");
+}
+
+#[test]
+fn prefill_pods_are_workers_though_no_pool_selects_them() {
+    let worker = |name: &str, ip: &str, role: &str| {
+        pod(name, ip, |pod| pod["metadata"]["labels"] = json!({"app": "llama", "role": role, "group": "a"}))
+    };
+    let workers = |change: fn(&mut Value)| {
+        let mut pool = pool(&[8000, 8001]);
+        pool.spec.selector.match_labels.insert("role".to_owned(), "decode".to_owned());
+        let pods = vec![
+            worker("p", "10.0.0.2", "prefill"),
+            worker("d", "10.0.0.1", "decode"),
+            pod("elsewhere", "10.0.0.3", |pod| {
+                pod["metadata"]["namespace"] = "elsewhere".into();
+                pod["metadata"]["labels"] = json!({"app": "llama", "role": "prefill", "group": "a"});
+            }),
+            pod("no-group", "10.0.0.4", |pod| pod["metadata"]["labels"] = json!({"app": "llama", "role": "prefill"})),
+        ];
+        let (inference_pools, model_servers) = (vec![pool], vec![pd_server(change)]);
+        let declared = declare(&Resources { pods, inference_pools, model_servers, ..Resources::default() }).unwrap();
+        assert!(declared.pools[0].endpoints.iter().all(|endpoint| &*endpoint.name == "ns/d"));
+        declared.workers.iter().map(|worker| (worker.address.to_string(), worker.engine)).collect::<Vec<_>>()
+    };
+    let at = |address: &str, engine| (address.to_owned(), engine);
+    assert_eq!(workers(|_| {}), [at("10.0.0.2:8000", EngineKind::Vllm)]);
+    let everywhere =
+        |spec: &mut Value| (spec["workloadPort"], spec["inferenceEngine"]) = (Value::Null, "SGLang".into());
+    let both = ["10.0.0.2:8000", "10.0.0.2:8001"].map(|address| at(address, EngineKind::Sglang));
+    assert_eq!(workers(everywhere), both);
+}

@@ -150,7 +150,7 @@ impl Scraper {
         }
         let now = Instant::now();
         let mut before = std::mem::take(&mut self.targets);
-        let ready = snapshot.pools.values().flat_map(|pool| pool.endpoints.iter()).filter(|endpoint| endpoint.ready);
+        let ready = snapshot.pools.values().flat_map(|pool| pool.all_endpoints()).filter(|endpoint| endpoint.ready);
         for endpoint in ready {
             let same = before.remove(&endpoint.address).filter(|target| Arc::ptr_eq(&target.load, &endpoint.load));
             self.targets

@@ -169,6 +169,7 @@ fn row(kind: &RefusalKind) -> (u16, &'static str, Option<&'static str>) {
         RefusalKind::TooLarge { .. } => (413, "invalid_request_error", None),
         RefusalKind::Overloaded { .. } => (429, "rate_limit_error", None),
         RefusalKind::NoneReady(_)
+        | RefusalKind::NoPrefill(_)
         | RefusalKind::SubsetEmpty
         | RefusalKind::FilteredOut { .. }
         | RefusalKind::UnknownPool(_) => (503, "service_unavailable_error", None),

@@ -196,7 +196,10 @@ impl ExchangeSpan {
 fn outcome(kind: &RefusalKind) -> &'static str {
     match kind {
         RefusalKind::Overloaded { .. } => "shed",
-        RefusalKind::NoneReady(_) | RefusalKind::SubsetEmpty | RefusalKind::FilteredOut { .. } => "no_endpoints",
+        RefusalKind::NoneReady(_)
+        | RefusalKind::NoPrefill(_)
+        | RefusalKind::SubsetEmpty
+        | RefusalKind::FilteredOut { .. } => "no_endpoints",
         RefusalKind::Deadline { .. } => "deadline",
         _ => "refused",
     }

@@ -24,6 +24,7 @@ stories! {
     a_hot_prefix_spills_over_when_saturated
     an_endpoint_that_leaves_is_forgotten
     an_unanswered_scrape_ages
+    prefill_and_decode_pair_within_a_group
     routes_share_by_weight_and_adapters_keep_their_name
 }
 

@@ -3,7 +3,10 @@
 //! ```text
 //! > profile {JSON}                         another profile than the default
 //! > endpoint NAME ADDRESS [LABEL=VALUE…]   adds or changes a pod; `remove NAME` takes it away
-//! > server NAME [model=NAME] LABEL=VALUE…  adds a ModelServer
+//! > server NAME [model=NAME] [pairs=KEY] LABEL=VALUE…
+//!                                        adds a ModelServer; with `pairs` its pods with role=prefill
+//!                                        (which the pool does not select) and role=decode pair within
+//!                                        one value of the label KEY
 //! > route NAME MODEL [adapter=NAME…] SERVER:WEIGHT…
 //! > declare                                tells the brain all of the above
 //! > wait SECONDS
@@ -16,7 +19,7 @@
 //! ```
 //!
 //! `send` decides N times, one after the other. Each is learned at once, and ends at once unless it
-//! is held. Lines without `>` are output; lines with `#` are kept.
+//! is held; the prefill endpoint of a pair counts, learns and ends with it. Lines without `>` are output; lines with `#` are kept.
 
 use crate::world::World;
 

@@ -10,8 +10,8 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use scheduling::{
     Body, Content, Decision, Declared, DeclaredEndpoint, DeclaredPool, EngineKind, Event, Gauges, Headers, InFlight,
-    ModelRoute, ModelServer, Moment, PoolName, PrefixIndex, Profile, Prompt, Refusal, Request, Rule, State, Target,
-    schedule,
+    KvConnector, ModelRoute, ModelServer, Moment, PdGroup, PoolName, PrefixIndex, Profile, Prompt, Refusal, Request,
+    Role, Rule, State, Target, schedule,
 };
 
 pub(crate) struct World {
@@ -80,13 +80,21 @@ impl World {
     }
 
     pub(crate) fn server(&mut self, name: &str, options: &Pairs<'_>) {
-        let (model, selector): (Vec<_>, Vec<_>) = options.iter().partition(|(key, _)| *key == "model");
+        let (model, options): (Vec<_>, Vec<_>) = options.iter().partition(|(key, _)| *key == "model");
+        let (pairs, selector): (Vec<_>, Vec<_>) = options.into_iter().partition(|(key, _)| *key == "pairs");
+        let role = |role: &str| BTreeMap::from([("role".to_owned(), role.to_owned())]);
         self.servers.push(ModelServer {
             name: format!("default/{name}").into(),
             model: model.first().map(|(_, model)| Arc::from(*model)),
             engine: EngineKind::Vllm,
             selector: owned(&selector),
             port: None,
+            pd_group: pairs.first().map(|(_, key)| PdGroup {
+                group_key: Some(Arc::from(*key)),
+                prefill_labels: role("prefill"),
+                decode_labels: role("decode"),
+            }),
+            connector: KvConnector::default(),
         });
     }
 
@@ -108,11 +116,16 @@ impl World {
     }
 
     pub(crate) fn declare(&mut self) {
-        let endpoints = self.endpoints.values().cloned().collect();
+        let prefills = |endpoint: &DeclaredEndpoint| {
+            let role = |server: &ModelServer| server.role_of_pod(&endpoint.name, &endpoint.labels);
+            self.servers.iter().any(|server| role(server) == Some(Role::Prefill))
+        };
+        let (workers, endpoints) = self.endpoints.values().cloned().partition(prefills);
         let declared = Declared {
             pools: vec![DeclaredPool { name: pool_name(), picker: None, endpoints }],
             model_servers: self.servers.clone(),
             model_routes: self.routes.clone(),
+            workers,
         };
         self.state.apply(self.now, Event::Declared(declared));
     }
@@ -125,7 +138,7 @@ impl World {
         let address = self.endpoints.get(name).ok_or("no such endpoint")?.address;
         let snapshot = self.state.snapshot();
         let pool = snapshot.pools.get(&pool_name()).ok_or("nothing is declared yet")?;
-        let endpoint = pool.endpoints.iter().find(|endpoint| endpoint.address == address);
+        let endpoint = pool.endpoint(address);
         let in_flight_then = endpoint.map_or(0, |endpoint| endpoint.load.requests());
         let mut gauges = Gauges { read_at: self.now, in_flight_then, ..Gauges::default() };
         for (key, value) in options {
@@ -193,15 +206,19 @@ impl World {
 
     fn serve(&mut self, decision: &Decision, hold: bool) -> Result<(), String> {
         let endpoint = decision.endpoint().ok_or("a decision without endpoint")?;
-        let in_flight = endpoint.load.begin(decision.uncached_tokens);
-        if hold {
-            self.held.push(in_flight);
+        let prefill =
+            decision.disaggregation.as_ref().and_then(|pair| Some((pair.prefills.first()?, pair.uncached_tokens)));
+        for (endpoint, uncached_tokens) in [(endpoint, decision.uncached_tokens)].into_iter().chain(prefill) {
+            let in_flight = endpoint.load.begin(uncached_tokens);
+            if hold {
+                self.held.push(in_flight);
+            }
+            if let Some(cache) = self.profile.prefix_cache_for(decision) {
+                self.state.snapshot().prefixes.learn(endpoint.slot, &decision.blocks, cache.capacity());
+            }
+            let name = endpoint.name.trim_start_matches("default/").to_owned();
+            *self.picked.entry(name).or_default() += 1;
         }
-        if let Some(cache) = self.profile.prefix_cache() {
-            self.state.snapshot().prefixes.learn(endpoint.slot, &decision.blocks, cache.capacity());
-        }
-        let name = endpoint.name.trim_start_matches("default/").to_owned();
-        *self.picked.entry(name).or_default() += 1;
         Ok(())
     }
 

@@ -12,8 +12,8 @@ use kthena_ext_proc::observer::Observer;
 use kthena_ext_proc::pools::AuthorityLayer;
 use kthena_ext_proc::service::{Service, Settings};
 use scheduling::{
-    Declared, DeclaredEndpoint, DeclaredPool, EngineKind, Event, ModelRoute, ModelServer, PoolName, Profile, Rule,
-    Target,
+    Declared, DeclaredEndpoint, DeclaredPool, EngineKind, Event, KvConnector, ModelRoute, ModelServer, PoolName,
+    Profile, Rule, Target,
 };
 use tests::poll;
 use tokio::task::JoinSet;
@@ -100,6 +100,8 @@ pub(crate) fn with_rewrite(endpoint: &str, model: &str, real: &str) -> Declared 
         engine: EngineKind::Vllm,
         selector: BTreeMap::from([("app".to_owned(), "llama".to_owned())]),
         port: Some(8000),
+        pd_group: None,
+        connector: KvConnector::default(),
     };
     let route = ModelRoute {
         name: "default/route".into(),
@@ -109,5 +111,5 @@ pub(crate) fn with_rewrite(endpoint: &str, model: &str, real: &str) -> Declared 
         rules: vec![Rule { targets: vec![target], ..Rule::default() }],
     };
     let pools = vec![pool("default", "llama", &[endpoint])];
-    Declared { pools, model_servers: vec![server], model_routes: vec![route] }
+    Declared { pools, model_servers: vec![server], model_routes: vec![route], ..Declared::default() }
 }

@@ -1,14 +1,18 @@
 //! One endpoint as the scorers see it: the exact local count joined with the engine's own gauges.
 //!
 //! ```text
-//! others = max(0, running + waiting − in_flight_then) · freshness
-//! busy   = in_flight + others + (WAITING_WEIGHT − 1) · min(waiting · freshness, in_flight + others)
+//! stated = max(0, running + waiting − in_flight_then)
+//! others = stated · freshness + (the candidates' median of stated) · (1 − freshness)
+//! busy   = in_flight + others
+//!        + (WAITING_WEIGHT − 1) · min(waiting · freshness, in_flight + stated · freshness)
 //! ```
 //!
 //! `in_flight` is live and exact but knows only this picker; the gauges know everybody's requests
 //! but are as old as the last scrape. Counting both would count our own requests twice, so a scrape
 //! carries our count at its moment and only the rest is taken for others' work. What a scrape said
-//! fades with its age: after a failed scrape an endpoint is neither busy nor idle for ever.
+//! fades with its age: after a failed scrape an endpoint is neither busy nor idle for ever. In its place
+//! comes what is usual among the others, from the beginning for one that was never scraped: not to know
+//! of any work is not to be idle, and must not draw requests to an endpoint that does not even answer.
 
 use std::time::Duration;
 
@@ -37,6 +41,12 @@ pub(crate) struct Candidate<'a> {
     pub(crate) in_flight: u32,
     /// Everybody's requests, queued ones weighing more; see the module's formula.
     pub(crate) busy: f32,
+    /// Others' requests by the last scrape, however old; nothing without one.
+    stated: f32,
+    /// How much that still says, 0..=1.
+    freshness: f32,
+    /// It fails what it is sent.
+    pub(crate) outlier: bool,
     /// Prompt tokens in flight that the endpoint has to compute.
     pub(crate) uncached_tokens: u64,
     /// Leading blocks of the prompt that the endpoint probably holds.
@@ -51,10 +61,12 @@ impl<'a> Candidate<'a> {
         let age = |gauges: &Gauges| now.since(gauges.read_at);
         let gauges = endpoint.gauges.as_deref().filter(|gauges| age(gauges) < STALE);
         let mut busy = in_flight as f32;
+        let (mut stated, mut fresh) = (0.0, 0.0);
         if let Some(gauges) = gauges {
-            let fresh = freshness(age(gauges));
+            fresh = freshness(age(gauges));
             let reported = gauges.running.saturating_add(gauges.waiting);
-            busy += reported.saturating_sub(gauges.in_flight_then) as f32 * fresh;
+            stated = reported.saturating_sub(gauges.in_flight_then) as f32;
+            busy += stated * fresh;
             busy += (WAITING_WEIGHT - 1.0) * (gauges.waiting as f32 * fresh).min(busy);
         }
         Self {
@@ -64,10 +76,36 @@ impl<'a> Candidate<'a> {
             next_token: gauges.and_then(|gauges| seconds(gauges.time_per_output_token)),
             in_flight,
             busy,
+            stated,
+            freshness: fresh,
+            outlier: endpoint.load.is_outlier(now),
             uncached_tokens: endpoint.load.uncached_tokens(),
             matched_blocks,
         }
     }
+}
+
+/// Adds to each candidate what is not known of it, as much as is usual among those that are known.
+pub(crate) fn assume_the_unknown(candidates: &mut [Candidate<'_>]) {
+    // Under load every endpoint is scraped so often that this is all.
+    if candidates.iter().all(|candidate| candidate.freshness >= 1.0) {
+        return;
+    }
+    let known = candidates.iter().filter(|candidate| candidate.freshness > 0.0);
+    let Some(usual) = median(known.map(|candidate| candidate.stated).collect()) else { return };
+    for candidate in candidates {
+        candidate.busy += usual * (1.0 - candidate.freshness);
+    }
+}
+
+fn median(mut values: Vec<f32>) -> Option<f32> {
+    let (middle, even) = (values.len() / 2, values.len().is_multiple_of(2));
+    if values.is_empty() {
+        return None;
+    }
+    let (below, upper, _) = values.select_nth_unstable_by(middle, f32::total_cmp);
+    let lower = below.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    Some(if even { f32::midpoint(lower, *upper) } else { *upper })
 }
 
 /// Zero is no measure: engines report it before their first request.
@@ -138,6 +176,34 @@ mod tests {
 
     fn busy(endpoint: &Endpoint, seconds: u64) -> f32 {
         Candidate::new(endpoint, Moment::after(Duration::from_secs(seconds)), 0).busy
+    }
+
+    fn busy_together(endpoints: &[Endpoint], seconds: u64) -> Vec<f32> {
+        let now = Moment::after(Duration::from_secs(seconds));
+        let mut candidates: Vec<_> = endpoints.iter().map(|endpoint| Candidate::new(endpoint, now, 0)).collect();
+        assume_the_unknown(&mut candidates);
+        candidates.iter().map(|candidate| candidate.busy).collect()
+    }
+
+    #[test]
+    fn an_endpoint_that_was_never_scraped_is_as_busy_as_is_usual() {
+        let running = |running| endpoint(Gauges { running, ..Gauges::default() });
+        let never = || Endpoint { gauges: None, ..running(0) };
+        let own = never();
+        let _own = own.load.begin(0);
+        assert_eq!(busy_together(&[running(1), running(9), running(2), never(), own], 0), [1.0, 9.0, 2.0, 2.0, 3.0]);
+        assert_eq!(busy_together(&[running(1), never(), running(4)], 0), [1.0, 2.5, 4.0]);
+        assert_eq!(busy_together(&[never(), never()], 0), [0.0, 0.0], "nothing is known of anybody");
+    }
+
+    #[test]
+    fn what_fades_gives_way_to_what_is_usual() {
+        let at = |read_at, running| {
+            let read_at = Moment::after(Duration::from_secs(read_at));
+            endpoint(Gauges { read_at, running, ..Gauges::default() })
+        };
+        let fleet = [at(10, 4), at(10, 4), at(4, 0), at(4, 8), at(0, 50)];
+        assert_eq!(busy_together(&fleet, 10), [4.0, 4.0, 2.0, 6.0, 4.0]);
     }
 
     #[test]

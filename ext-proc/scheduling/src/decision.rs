@@ -24,7 +24,8 @@ pub struct Decision {
     pub rewrite_model: Option<Arc<str>>,
     /// The chained block hashes of the prompt, to be learned by whoever serves it.
     pub blocks: Arc<[BlockHash]>,
-    /// Estimated prompt tokens that the first endpoint does not hold.
+    /// Estimated prompt tokens that the first endpoint has to compute: those that it does not hold, or
+    /// none where prefill runs apart.
     pub uncached_tokens: u32,
     /// What was decided about prefill; `None` unless the ModelServer has a `pdGroup`.
     pub disaggregation: Option<Disaggregation>,
@@ -77,7 +78,11 @@ impl fmt::Display for Decision {
         let mut ranked = self.rows();
         let Some(first) = ranked.next() else { return write!(formatter, "no endpoint") };
         write!(formatter, "{}: {}", first.label(), self.reason)?;
-        if let (Reason::HighestTotal { scorer, .. }, Some(second)) = (&self.reason, ranked.next()) {
+        // Of a pair, endpoints of other groups are no fallbacks: the runner-up may be missing here.
+        let behind = |row: &Row<'_>| first.candidate.total.zip(row.candidate.total).map(|(first, row)| first - row);
+        if let (Reason::HighestTotal { scorer, lead }, Some(second)) = (&self.reason, ranked.next())
+            && behind(&second) == Some(*lead)
+        {
             write!(formatter, "; the runner-up is {}", second.label())?;
             let decisive = self.report.scorers.iter().find(|report| report.name == *scorer);
             let score = |row: &Row<'_>| decisive.and_then(|scorer| scorer.score(row.index));
@@ -93,7 +98,10 @@ impl fmt::Display for Decision {
                 "; affinity yielded to load: {label} holds {matched} of {all} blocks and has {in_flight} in flight"
             )?;
         }
-        Ok(())
+        match &self.disaggregation {
+            Some(disaggregation) => write!(formatter, "; {disaggregation}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -243,6 +251,11 @@ pub enum Reason {
         /// How many shared the highest total.
         among: usize,
     },
+    /// It is the best that can be paired: of better ones' groups no prefill endpoint can be used.
+    Paired {
+        /// How many better ones were passed over.
+        passed: usize,
+    },
 }
 
 impl fmt::Display for Reason {
@@ -251,6 +264,9 @@ impl fmt::Display for Reason {
             Self::OnlyCandidate => write!(formatter, "the only endpoint that the filters left"),
             Self::HighestTotal { scorer, lead } => {
                 write!(formatter, "the highest total, {lead:.2} ahead, most of it by {scorer}")
+            }
+            Self::Paired { passed } => {
+                write!(formatter, "the best that can be paired, {passed} better of groups without usable prefill")
             }
             Self::Tie { among } => write!(formatter, "chosen by chance among {among} with the same total"),
         }

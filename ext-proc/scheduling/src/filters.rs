@@ -1,10 +1,13 @@
 //! Who may: each filter keeps or removes endpoints, with a reason.
 //!
-//! `route`, `ready` and `subset` run first, in this order, wherever they apply; then the configured
-//! ones. To add a filter: one file in `filters/`, and one line in the list below.
+//! `route`, `decode` (or, among prefill endpoints, `group`), `ready`, `subset` and `outlier` run
+//! first, in this order, wherever they apply; then the configured ones. To add a filter: one file in `filters/`, and one line in the list below.
 
+mod decode;
+mod group;
 mod least_request;
 mod lora_affinity;
+mod outlier;
 mod ready;
 mod route;
 mod subset;
@@ -15,11 +18,15 @@ use serde_json::Value;
 
 use crate::candidate::Candidate;
 use crate::endpoint::Endpoint;
+use crate::pairing::{self, Decodes, Pairing};
 use crate::profile::ArgsError;
 use crate::refusal::RefusalKind;
 use crate::request::Request;
 use crate::routing::{Members, Resolution};
 
+pub(crate) use decode::Decode;
+pub(crate) use group::Group;
+pub(crate) use outlier::Outlier;
 pub(crate) use ready::Ready;
 pub(crate) use route::Route;
 pub(crate) use subset::Subset;
@@ -35,7 +42,11 @@ pub(crate) struct Question<'a> {
     pub(crate) resolution: Option<&'a Resolution>,
     /// Which endpoints the resolution's ModelServer selects, in the order of `candidates`.
     pub(crate) members: Option<&'a Members>,
-    /// All endpoints of the pool, in its order.
+    /// Who may decode, where prefill and decode pods have to be told apart.
+    pub(crate) decodes: Option<Decodes<'a>>,
+    /// The group to stay in, where `candidates` are prefill endpoints.
+    pub(crate) group: Option<(&'a Pairing, pairing::Group)>,
+    /// All endpoints of the pool, in its order; or all prefill endpoints of a ModelServer.
     pub(crate) candidates: &'a [Candidate<'a>],
 }
 

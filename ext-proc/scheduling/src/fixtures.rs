@@ -10,9 +10,9 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use crate::{
-    Body, Content, Decision, Declared, DeclaredEndpoint, DeclaredPool, EngineKind, Event, Gauges, Headers, ModelRoute,
-    ModelServer, Moment, Pool, PoolName, PrefixIndex, Profile, Prompt, Refusal, Request, Rule, Snapshot, State, Target,
-    schedule,
+    Body, Content, Decision, Declared, DeclaredEndpoint, DeclaredPool, Endpoint, EngineKind, Event, Gauges, Headers,
+    KvConnector, ModelRoute, ModelServer, Moment, PdGroup, Pool, PoolName, PrefixIndex, Profile, Prompt, Refusal,
+    Request, Rule, Snapshot, State, Target, schedule,
 };
 
 pub(crate) const MODEL: &str = "llama";
@@ -57,7 +57,24 @@ pub(crate) fn server(name: &str, labels: &[(&str, &str)]) -> ModelServer {
         engine: EngineKind::Vllm,
         selector: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
         port: None,
+        pd_group: None,
+        connector: KvConnector::default(),
     }
+}
+
+/// The server `pd` for all pods: those labelled `role=prefill` and `role=decode` pair within one value
+/// of `group`.
+pub(crate) fn pd_server() -> ModelServer {
+    let role = |role: &str| [("role".to_owned(), role.to_owned())].into();
+    let group_key = Some("group".into());
+    let pd_group = PdGroup { group_key, prefill_labels: role("prefill"), decode_labels: role("decode") };
+    ModelServer { pd_group: Some(pd_group), ..server("pd", &[]) }
+}
+
+/// A pod of a role, in a group if it has one.
+pub(crate) fn worker(number: usize, role: &str, group: Option<&str>) -> DeclaredEndpoint {
+    let labels: Vec<_> = [("role", role)].into_iter().chain(group.map(|group| ("group", group))).collect();
+    declared(number, &labels)
 }
 
 pub(crate) fn route(name: &str, model: &str, targets: &[(&str, u32)]) -> ModelRoute {
@@ -97,6 +114,12 @@ impl Scene {
         Self::of(Declared { pools: vec![pool_of("pool", endpoints)], ..Declared::default() })
     }
 
+    /// Of the pool of these decode endpoints, and prefill endpoints that the pool does not select.
+    pub(crate) fn pairs(decodes: Vec<DeclaredEndpoint>, prefills: Vec<DeclaredEndpoint>) -> Self {
+        let (pools, model_servers) = (vec![pool_of("pool", decodes)], vec![pd_server()]);
+        Self::of(Declared { pools, model_servers, workers: prefills, ..Declared::default() })
+    }
+
     pub(crate) fn with_profile(mut self, profile: &serde_json::Value) -> Self {
         self.profile = Profile::from_value(profile).unwrap();
         self
@@ -126,9 +149,13 @@ impl Scene {
 
     /// Remembers that the first endpoint of the decision served it.
     pub(crate) fn learn(&self, decision: &Decision) {
-        let capacity = self.profile.prefix_cache().map_or(0, crate::PrefixCache::capacity);
-        let slot = decision.endpoint().unwrap().slot;
-        self.snapshot().prefixes.learn(slot, &decision.blocks, capacity);
+        self.learn_at(decision, decision.endpoint().unwrap());
+    }
+
+    /// Remembers that this endpoint holds the decision's prompt.
+    pub(crate) fn learn_at(&self, decision: &Decision, endpoint: &Endpoint) {
+        let capacity = self.profile.prefix_cache_for(decision).map_or(0, crate::PrefixCache::capacity);
+        self.snapshot().prefixes.learn(endpoint.slot, &decision.blocks, capacity);
     }
 }
 

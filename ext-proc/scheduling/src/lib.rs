@@ -20,6 +20,8 @@ mod fixtures;
 pub mod kv;
 pub mod load;
 pub mod moment;
+mod outlier;
+mod pairing;
 pub mod pickers;
 pub mod prefix;
 pub mod profile;
@@ -32,7 +34,7 @@ pub mod snapshot;
 pub mod state;
 
 pub use decision::{CandidateReport, Decision, FilterReport, Reason, Report, Row, ScorerReport};
-pub use disaggregation::{Disaggregation, KvConnector, PdGroup, Verdict};
+pub use disaggregation::{Disaggregation, KvConnector, PdGroup, Role, SIDECAR_LABEL, Verdict};
 pub use endpoint::{Endpoint, EngineKind, Gauges, Slot};
 pub use kv::{Applied, BlockKey, EngineHash, KvEvent, KvIndex, KvMatch, KvUsage, Medium, block_keys};
 pub use load::{InFlight, Load};

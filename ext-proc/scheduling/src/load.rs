@@ -5,12 +5,17 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
-/// What one endpoint has in flight from this picker.
+use crate::moment::Moment;
+use crate::outlier::Outlier;
+
+/// What one endpoint has in flight from this picker, and whether it fails what it is sent.
 #[derive(Debug, Default)]
 pub struct Load {
     requests: AtomicU32,
     uncached_tokens: AtomicU64,
+    outlier: Outlier,
 }
 
 impl Load {
@@ -24,6 +29,23 @@ impl Load {
     #[must_use]
     pub fn uncached_tokens(&self) -> u64 {
         self.uncached_tokens.load(Ordering::Relaxed)
+    }
+
+    /// Takes in how a request there ended: `false` when no connection came about or the answer was a
+    /// 5xx. Returns for how long the endpoint is a last resort from now on, when it has just become one.
+    pub fn outcome(&self, ok: bool, now: Moment) -> Option<Duration> {
+        self.outlier.outcome(ok, now)
+    }
+
+    /// Whether the endpoint has failed so often in a row that it is a last resort now.
+    #[must_use]
+    pub fn is_outlier(&self, now: Moment) -> bool {
+        self.outlier.is(now)
+    }
+
+    /// Another process answers there now: what the last one failed is not its own.
+    pub(crate) fn forgive(&self) {
+        self.outlier.forget();
     }
 
     /// Counts one request of `uncached_tokens` until the guard is dropped.
@@ -48,6 +70,12 @@ impl InFlight {
         if !Arc::ptr_eq(&self.load, load) {
             *self = load.begin(self.uncached_tokens);
         }
+    }
+
+    /// Counts so many tokens instead.
+    pub fn recount(&mut self, uncached_tokens: u32) {
+        let load = Arc::clone(&self.load);
+        *self = load.begin(uncached_tokens);
     }
 }
 

@@ -14,15 +14,20 @@
 //! the nearest that does. What is absent has its default: arguments, a weight (1), a whole section
 //! (that of Kthena's chart v0.3.0); an empty `enabled` means none. `disabled` and `auth` are accepted
 //! and do nothing. A scorer that shares its name with a filter takes no arguments: they are the filter's.
+//! Beside `scheduler` there may be `disaggregation`, for ModelServers with a `pdGroup`: see `profile/pairs.rs`.
 
+mod pairs;
 mod parse;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::decision::Decision;
 use crate::filters::Filter;
 use crate::scorers::{PrefixCache, Scorer};
+
+pub(crate) use pairs::{PairRules, Pairs, WhenNoPrefill};
 
 /// What decides, parsed from `routerConfiguration.yaml` and checked.
 #[derive(Debug)]
@@ -31,6 +36,8 @@ pub struct Profile {
     scorers: Vec<(&'static str, f32, Box<dyn Scorer>)>,
     prefix_cache: Option<PrefixCache>,
     notes: Vec<String>,
+    /// What decides where prefill and decode run apart; not in the profiles of the roles themselves.
+    pairs: Option<Box<Pairs>>,
 }
 
 /// Kthena's chart v0.3.0: the filter `least-request`, and the scorers `least-request`, `gpu-usage`,
@@ -42,6 +49,7 @@ impl Default for Profile {
             scorers: Vec::new(),
             prefix_cache: None,
             notes: Vec::new(),
+            pairs: None,
         })
     }
 }
@@ -60,6 +68,20 @@ impl Profile {
     #[must_use]
     pub fn prefix_cache(&self) -> Option<&PrefixCache> {
         self.prefix_cache.as_ref()
+    }
+
+    /// The parameters that a decision was hashed with and is to be learned with: where prefill and
+    /// decode run apart, prefill's, since it holds the blocks first; else decode's.
+    #[must_use]
+    pub fn prefix_cache_for(&self, decision: &Decision) -> Option<&PrefixCache> {
+        match &self.pairs {
+            Some(pairs) if decision.disaggregation.is_some() => pairs.prefix_cache(),
+            _ => self.prefix_cache(),
+        }
+    }
+
+    pub(crate) fn pairs(&self) -> Option<&Pairs> {
+        self.pairs.as_deref()
     }
 
     /// What was accepted and does nothing, one sentence each, to be logged once.

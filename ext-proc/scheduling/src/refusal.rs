@@ -66,6 +66,9 @@ pub enum RefusalKind {
     /// The pool has no endpoint that is ready.
     #[error("no endpoint of the pool `{0}` is ready")]
     NoneReady(String),
+    /// Decode must not run without prefill (`whenNoPrefill: refuse`), and there is none to use.
+    #[error("no prefill endpoint of the ModelServer `{0}` can be used, and whenNoPrefill is refuse")]
+    NoPrefill(String),
     /// The subset hint leaves no endpoint.
     #[error("no ready endpoint of the pool is in the subset that the gateway allows")]
     SubsetEmpty,
@@ -101,6 +104,7 @@ impl RefusalKind {
             Self::TooLarge { .. } => "request_too_large",
             Self::Overloaded { .. } => "overloaded",
             Self::NoneReady(_) => "no_ready_endpoint",
+            Self::NoPrefill(_) => "no_prefill_endpoint",
             Self::SubsetEmpty => "subset_empty",
             Self::FilteredOut { .. } => "filtered_out",
             Self::UnknownPool(_) => "unknown_pool",

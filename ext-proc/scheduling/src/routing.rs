@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use rand::{Rng, RngCore};
 
+use crate::disaggregation::{KvConnector, PdGroup, Role};
 use crate::endpoint::{Endpoint, EngineKind};
+use crate::pairing::{Decodes, Pairing};
 use crate::request::Request;
 
 /// The routes and servers that concern one pool.
@@ -17,11 +19,21 @@ pub struct Routing {
     pub servers: BTreeMap<Arc<str>, Arc<ModelServer>>,
     /// The endpoints of each server, computed once: a request must not compare labels.
     members: BTreeMap<Arc<str>, Members>,
+    /// The prefill/decode pairs of each server that has a `pdGroup`.
+    pairings: BTreeMap<Arc<str>, Pairing>,
+    /// The endpoints that are no server's prefill pods; only where a server has a `pdGroup`.
+    no_prefills: Option<Members>,
 }
 
 /// Which endpoints of a pool a ModelServer selects, in the pool's order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Members(Vec<bool>);
+
+impl FromIterator<bool> for Members {
+    fn from_iter<T: IntoIterator<Item = bool>>(iter: T) -> Self {
+        Self(iter.into_iter().collect())
+    }
+}
 
 impl Members {
     /// The endpoints that the server selects. Where a pool has several ports and one of them is the
@@ -59,14 +71,38 @@ pub struct ModelServer {
     pub selector: BTreeMap<String, String>,
     /// `spec.workloadPort.port`.
     pub port: Option<u16>,
+    /// `spec.workloadSelector.pdGroup`: prefill and decode run in pods of their own.
+    pub pd_group: Option<PdGroup>,
+    /// How KV blocks travel between them.
+    pub connector: KvConnector,
 }
 
 impl ModelServer {
     /// Whether the server's selector selects the endpoint's pod.
     #[must_use]
     pub fn selects(&self, endpoint: &Endpoint) -> bool {
-        namespace(&self.name) == namespace(&endpoint.name)
-            && self.selector.iter().all(|(key, value)| endpoint.labels.get(key) == Some(value))
+        self.selects_pod(&endpoint.name, &endpoint.labels)
+    }
+
+    /// Whether the server's selector selects the pod `namespace/name` with these labels.
+    #[must_use]
+    pub fn selects_pod(&self, name: &str, labels: &BTreeMap<String, String>) -> bool {
+        namespace(&self.name) == namespace(name)
+            && self.selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+    }
+
+    /// What the endpoint's pod does for the server; `None` when the server does not select it, or has
+    /// no `pdGroup`, or the pod is neither.
+    #[must_use]
+    pub fn role(&self, endpoint: &Endpoint) -> Option<Role> {
+        self.role_of_pod(&endpoint.name, &endpoint.labels)
+    }
+
+    /// As [`ModelServer::role`], of the pod `namespace/name` with these labels.
+    #[must_use]
+    pub fn role_of_pod(&self, name: &str, labels: &BTreeMap<String, String>) -> Option<Role> {
+        let role = self.pd_group.as_ref()?.role(labels)?;
+        self.selects_pod(name, labels).then_some(role)
     }
 }
 
@@ -134,10 +170,12 @@ pub struct Resolution {
 impl Routing {
     /// What of `servers` and `routes` concerns the `endpoints` of a pool in `namespace`: the servers
     /// that select one of them, ready or not, and the routes with such a server among their targets.
+    /// `prefills` are each server's prefill endpoints, in the order in which the pool keeps them.
     #[must_use]
     pub fn of_pool(
         pool_namespace: &str,
         endpoints: &[Arc<Endpoint>],
+        prefills: &BTreeMap<Arc<str>, Arc<[Arc<Endpoint>]>>,
         servers: &[Arc<ModelServer>],
         routes: &[Arc<ModelRoute>],
     ) -> Self {
@@ -146,9 +184,17 @@ impl Routing {
         for server in servers.iter().filter(|server| here(&server.name)) {
             let members = Members::of(server, endpoints);
             if members.any() {
+                let prefills = prefills.get(&server.name).map_or(&[][..], |prefills| prefills);
+                if let Some(pairing) = Pairing::of(server, endpoints, &members, prefills) {
+                    routing.pairings.insert(Arc::clone(&server.name), pairing);
+                }
                 routing.members.insert(Arc::clone(&server.name), members);
                 routing.servers.insert(Arc::clone(&server.name), Arc::clone(server));
             }
+        }
+        if !routing.pairings.is_empty() {
+            let serves = |endpoint: &Arc<Endpoint>| routing.role(endpoint) != Some(Role::Prefill);
+            routing.no_prefills = Some(endpoints.iter().map(serves).collect());
         }
         let concerns = |route: &&Arc<ModelRoute>| {
             let mut targets = route.rules.iter().flat_map(|rule| &rule.targets);
@@ -162,6 +208,25 @@ impl Routing {
     /// Which endpoints the server selects; `None` for a server that is not of this pool.
     pub(crate) fn members(&self, server: &str) -> Option<&Members> {
         self.members.get(server)
+    }
+
+    /// What the endpoint's pod does for the first server that gives it a role.
+    #[must_use]
+    pub fn role(&self, endpoint: &Endpoint) -> Option<Role> {
+        self.pairings.keys().filter_map(|name| self.servers.get(name)).find_map(|server| server.role(endpoint))
+    }
+
+    /// Who may decode; `None` where no `pdGroup` has a say. The server is the resolution's; without one
+    /// it is the pool's only server.
+    pub(crate) fn decodes(&self, resolution: Option<&Resolution>) -> Option<Decodes<'_>> {
+        let no_prefills = self.no_prefills.as_ref()?;
+        let server = match resolution {
+            Some(resolution) => self.servers.get(&resolution.server.name)?,
+            None if self.servers.len() == 1 => self.servers.values().next()?,
+            None => return Some(Decodes { members: no_prefills, server: None }),
+        };
+        let pairing = self.pairings.get(&server.name)?;
+        Some(Decodes { members: &pairing.decodes, server: Some((server, pairing)) })
     }
 
     /// Resolves the request, or says that no route matches. `Ok(None)` when no route exists, or when

@@ -1,20 +1,24 @@
-//! The one decision: filters say who may, scorers say how good, the picker says who.
+//! The one decision: filters say who may, scorers say how good, the picker says who. Where prefill
+//! and decode run apart, it is made for decode, and `schedule/prefill.rs` pairs what it ranked.
+
+mod prefill;
 
 use std::sync::Arc;
 
 use rand::RngCore;
 
-use crate::candidate::{Candidate, Demand};
+use crate::candidate::{Candidate, Demand, assume_the_unknown};
 use crate::decision::{CandidateReport, Decision, FilterReport, Reason, Report, ScorerReport};
-use crate::endpoint::Slot;
-use crate::filters::{Filter, Question, Ready, Route, Subset};
+use crate::endpoint::{Endpoint, Slot};
+use crate::filters::{Decode, Filter, Group, Outlier, Question, Ready, Route, Subset};
 use crate::moment::Moment;
 use crate::pickers::max_score;
 use crate::prefix::{BlockHash, chain};
 use crate::profile::Profile;
 use crate::refusal::{Refusal, RefusalKind};
 use crate::request::{Content, Request};
-use crate::scorers::{stand_in, tame};
+use crate::routing::Resolution;
+use crate::scorers::{PrefixCache, stand_in, tame};
 use crate::snapshot::{Pool, Snapshot};
 
 /// Chooses endpoints of `pool` for `request`.
@@ -39,60 +43,131 @@ pub fn schedule(
         .map_err(|()| RefusalKind::UnknownModel(request.model().unwrap_or_default().to_owned()))?;
     let rewrite_model = request.model().and_then(|model| resolution.as_ref()?.rewrite_model(model));
     let model = rewrite_model.as_deref().or(request.model());
-    let (blocks, demand) = hash_prompt(profile, request, model);
-    let candidates = consider(snapshot, pool, &blocks, now);
-    let question = Question {
-        request,
-        pool: &pool.name,
-        model,
-        resolution: resolution.as_ref(),
-        members: resolution.as_ref().and_then(|resolution| pool.routing.members(&resolution.server.name)),
-        candidates: &candidates,
+    let decodes = pool.routing.decodes(resolution.as_ref());
+    let server = decodes.and_then(|decodes| decodes.server);
+    let pairs = server.zip(profile.pairs());
+    let (profile, cache) = match pairs {
+        Some((_, pairs)) => (&pairs.decode, pairs.prefix_cache()),
+        None => (profile, profile.prefix_cache()),
     };
-    let scorer = |(name, weight, _)| ScorerReport { name, weight, scores: Vec::new() };
-    let mut report = Report {
-        pool: pool.name.clone(),
-        model: request.model().map(str::to_owned),
-        route: resolution.as_ref().map(|resolution| Arc::clone(&resolution.route.name)),
-        model_server: resolution.as_ref().map(|resolution| Arc::clone(&resolution.server.name)),
-        filters: Vec::new(),
-        scorers: profile.scorers().map(scorer).collect(),
-        endpoints: Arc::clone(&pool.endpoints),
-        candidates: candidates.iter().map(untouched).collect(),
-        blocks: demand.blocks,
-        at: now,
-    };
-    let kept = match filter(profile, &question, &mut report) {
-        Ok(kept) => kept,
-        Err(kind) => return Err(Refusal { kind, report: Some(Box::new(report)) }),
-    };
-    let (totals, stand_ins) = score(profile, &candidates, demand, &kept, &mut report, rng);
-    let (ranked, among) = max_score(&totals, rng);
-    let ranked: Vec<usize> = ranked.into_iter().filter_map(|place| kept.get(place).copied()).collect();
+    let (blocks, demand) = hash_prompt(cache, request, model);
+    let resolution = resolution.as_ref();
+    let asked = Asked { snapshot, pool, request, model, resolution, blocks: &blocks, demand, now };
+    let candidates = asked.consider(&pool.endpoints);
+    let members = resolution.and_then(|resolution| pool.routing.members(&resolution.server.name));
+    let question = Question { members, decodes, ..asked.question(&candidates) };
+    let Ranked { mut report, ranked, reason } = asked.rank(profile, &question, &pool.endpoints, rng)?;
+    if let Some((server, _)) = server {
+        report.model_server = Some(Arc::clone(&server.name));
+    }
     let matched = ranked.first().and_then(|index| candidates.get(*index)).map_or(0, |first| first.matched_blocks);
-    let reason = reason(&report, &ranked, among, &stand_ins);
-    let uncached_tokens = demand.uncached_tokens(matched);
-    Ok(Decision { report, ranked, reason, rewrite_model, blocks: blocks.into(), uncached_tokens, disaggregation: None })
+    let mut decision = Decision {
+        report,
+        ranked,
+        reason,
+        rewrite_model: None,
+        blocks: [].into(),
+        uncached_tokens: demand.uncached_tokens(matched),
+        disaggregation: None,
+    };
+    if let Some(((server, pairing), pairs)) = pairs {
+        prefill::pair(&asked, server, pairing, pairs, &mut decision, rng)?;
+    }
+    decision.blocks = blocks.into();
+    decision.rewrite_model = rewrite_model;
+    Ok(decision)
 }
 
-/// The prompt's blocks, where the profile wants them. The engine's name of the model seeds them, so
-/// that aliases of one model share a cache and adapters do not.
-fn hash_prompt(profile: &Profile, request: &Request<'_>, model: Option<&str>) -> (Vec<BlockHash>, Demand) {
+/// The prompt's blocks, where they are wanted. The engine's name of the model seeds them, so that
+/// aliases of one model share a cache and adapters do not.
+fn hash_prompt(cache: Option<&PrefixCache>, request: &Request<'_>, model: Option<&str>) -> (Vec<BlockHash>, Demand) {
     let Content::Parsed(body) = &request.content else { return Default::default() };
     let mut demand = Demand { prompt_bytes: body.prompt.len(), ..Demand::default() };
-    let Some(cache) = profile.prefix_cache() else { return (Vec::new(), demand) };
+    let Some(cache) = cache else { return (Vec::new(), demand) };
     let blocks = chain(model.unwrap_or_default(), &body.prompt, cache.block_bytes(), cache.max_blocks());
     demand.blocks = u32::try_from(blocks.len()).unwrap_or(u32::MAX);
     demand.block_bytes = cache.block_bytes();
     (blocks, demand)
 }
 
-/// Every endpoint of the pool, with what is known of it. What is live or behind a pointer is read
-/// here, once: filters, scorers and the report speak of the same numbers.
-fn consider<'a>(snapshot: &Snapshot, pool: &'a Pool, blocks: &[BlockHash], now: Moment) -> Vec<Candidate<'a>> {
-    let slots: Vec<Slot> = pool.endpoints.iter().map(|endpoint| endpoint.slot).collect();
-    let matched = snapshot.prefixes.matched(blocks, &slots);
-    pool.endpoints.iter().zip(matched).map(|(endpoint, matched)| Candidate::new(endpoint, now, matched)).collect()
+/// A request, and all that is the same for every list of endpoints that it is asked of.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    snapshot: &'a Snapshot,
+    pool: &'a Pool,
+    request: &'a Request<'a>,
+    /// The model's name as the engine will see it.
+    model: Option<&'a str>,
+    resolution: Option<&'a Resolution>,
+    blocks: &'a [BlockHash],
+    demand: Demand,
+    now: Moment,
+}
+
+/// What one profile made of one list of endpoints.
+struct Ranked {
+    report: Report,
+    ranked: Vec<usize>,
+    reason: Reason,
+}
+
+impl<'a> Asked<'a> {
+    /// Every one of the endpoints, with what is known of it. What is live or behind a pointer is read
+    /// here, once: filters, scorers and the report speak of the same numbers.
+    fn consider<'e>(&self, endpoints: &'e [Arc<Endpoint>]) -> Vec<Candidate<'e>> {
+        let slots: Vec<Slot> = endpoints.iter().map(|endpoint| endpoint.slot).collect();
+        let matched = self.snapshot.prefixes.matched(self.blocks, &slots);
+        let candidate = |(endpoint, matched): (&'e Arc<Endpoint>, u32)| Candidate::new(endpoint, self.now, matched);
+        let mut candidates: Vec<Candidate<'e>> = endpoints.iter().zip(matched).map(candidate).collect();
+        assume_the_unknown(&mut candidates);
+        candidates
+    }
+
+    fn question<'q>(&'q self, candidates: &'q [Candidate<'q>]) -> Question<'q> {
+        Question {
+            request: self.request,
+            pool: &self.pool.name,
+            model: self.model,
+            resolution: self.resolution,
+            members: None,
+            decodes: None,
+            group: None,
+            candidates,
+        }
+    }
+
+    /// Filters, scores and orders the `endpoints`, whom the question's candidates are.
+    fn rank(
+        &self,
+        profile: &Profile,
+        question: &Question<'_>,
+        endpoints: &Arc<[Arc<Endpoint>]>,
+        rng: &mut dyn RngCore,
+    ) -> Result<Ranked, Refusal> {
+        let candidates = question.candidates;
+        let scorer = |(name, weight, _)| ScorerReport { name, weight, scores: Vec::new() };
+        let mut report = Report {
+            pool: self.pool.name.clone(),
+            model: self.request.model().map(str::to_owned),
+            route: self.resolution.map(|resolution| Arc::clone(&resolution.route.name)),
+            model_server: self.resolution.map(|resolution| Arc::clone(&resolution.server.name)),
+            filters: Vec::new(),
+            scorers: profile.scorers().map(scorer).collect(),
+            endpoints: Arc::clone(endpoints),
+            candidates: candidates.iter().map(untouched).collect(),
+            blocks: self.demand.blocks,
+            at: self.now,
+        };
+        let kept = match filter(profile, question, &mut report) {
+            Ok(kept) => kept,
+            Err(kind) => return Err(Refusal { kind, report: Some(Box::new(report)) }),
+        };
+        let (totals, stand_ins) = score(profile, candidates, self.demand, &kept, &mut report, rng);
+        let (ranked, among) = max_score(&totals, rng);
+        let ranked: Vec<usize> = ranked.into_iter().filter_map(|place| kept.get(place).copied()).collect();
+        let reason = reason(&report, &ranked, among, &stand_ins);
+        Ok(Ranked { report, ranked, reason })
+    }
 }
 
 /// The candidate before any filter or scorer has seen it.
@@ -104,8 +179,15 @@ fn untouched(candidate: &Candidate<'_>) -> CandidateReport {
 /// Runs the filters that apply; the indices of the endpoints they leave.
 fn filter(profile: &Profile, question: &Question<'_>, report: &mut Report) -> Result<Vec<usize>, RefusalKind> {
     let route: Option<(&'static str, &dyn Filter)> = question.members.map(|_| ("route", &Route as _));
-    let subset: Option<(&'static str, &dyn Filter)> = question.request.subset.map(|_| ("subset", &Subset as _));
-    let always = route.into_iter().chain([("ready", &Ready as _)]).chain(subset);
+    let decode: Option<(&'static str, &dyn Filter)> = question.decodes.map(|_| ("decode", &Decode as _));
+    let group: Option<(&'static str, &dyn Filter)> = question.group.map(|_| ("group", &Group as _));
+    // The gateway says where it may send a request; prefill is our own.
+    let subset = question.request.subset.filter(|_| question.group.is_none());
+    let subset: Option<(&'static str, &dyn Filter)> = subset.map(|_| ("subset", &Subset as _));
+    let outlier = question.candidates.iter().any(|candidate| candidate.outlier);
+    let outlier: Option<(&'static str, &dyn Filter)> = outlier.then_some(("outlier", &Outlier as _));
+    let always =
+        route.into_iter().chain(decode).chain(group).chain([("ready", &Ready as _)]).chain(subset).chain(outlier);
     let mut kept: Vec<usize> = (0..question.candidates.len()).collect();
     for (place, (name, filter)) in (0_u16..).zip(always.chain(profile.filters())) {
         let before = kept.len();

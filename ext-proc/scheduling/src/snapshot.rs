@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::endpoint::{Endpoint, Slot};
@@ -65,6 +66,36 @@ pub struct Pool {
     pub picker: Option<(Arc<str>, Option<u16>)>,
     /// Every (pod, target port), sorted by address; also the ones that are not ready.
     pub endpoints: Arc<[Arc<Endpoint>]>,
+    /// The prefill endpoints of each ModelServer with a `pdGroup` that concerns this pool, by the
+    /// server's `namespace/name`, sorted by address. The pool itself need not select them.
+    pub prefills: BTreeMap<Arc<str>, Arc<[Arc<Endpoint>]>>,
     /// The ModelRoutes and ModelServers that concern this pool.
     pub routing: Arc<Routing>,
+}
+
+impl Pool {
+    /// The pool's endpoints, then the prefill endpoints that are not among them; each once.
+    pub fn all_endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        let prefills = self.prefills.values().enumerate().flat_map(move |(place, prefills)| {
+            let earlier = move |address| {
+                find(&self.endpoints, address).is_some()
+                    || self.prefills.values().take(place).any(|prefills| find(prefills, address).is_some())
+            };
+            prefills.iter().filter(move |endpoint| !earlier(endpoint.address))
+        });
+        self.endpoints.iter().chain(prefills)
+    }
+
+    /// The endpoint at the address, a prefill endpoint too.
+    #[must_use]
+    pub fn endpoint(&self, address: SocketAddr) -> Option<&Arc<Endpoint>> {
+        let prefill = || self.prefills.values().find_map(|prefills| find(prefills, address));
+        find(&self.endpoints, address).or_else(prefill)
+    }
+}
+
+/// The endpoint at the address, in a list that is sorted by address.
+fn find(endpoints: &[Arc<Endpoint>], address: SocketAddr) -> Option<&Arc<Endpoint>> {
+    let index = endpoints.binary_search_by_key(&address, |endpoint| endpoint.address).ok()?;
+    endpoints.get(index)
 }

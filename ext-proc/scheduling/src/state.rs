@@ -5,6 +5,7 @@ use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
+use crate::disaggregation::Role;
 use crate::endpoint::{Endpoint, EngineKind, Gauges, Slot};
 use crate::load::Load;
 use crate::moment::Moment;
@@ -36,6 +37,9 @@ pub enum Event {
 pub struct Declared {
     /// The pools, with their endpoints.
     pub pools: Vec<DeclaredPool>,
+    /// Every (prefill pod, port) of ModelServers with a `pdGroup`, whether or not a pool selects it.
+    /// The port is the server's; without one, every port of the pool that the server concerns.
+    pub workers: Vec<DeclaredEndpoint>,
     /// All ModelServers.
     pub model_servers: Vec<ModelServer>,
     /// All ModelRoutes.
@@ -125,38 +129,21 @@ impl State {
 
         let mut before = std::mem::take(&mut self.endpoints);
         let mut pools = BTreeMap::new();
-        for pool in declared.pools {
+        for mut pool in declared.pools {
             let mut endpoints = Vec::with_capacity(pool.endpoints.len());
-            for declared in pool.endpoints {
-                let known = match self.endpoints.entry(declared.address) {
-                    Entry::Occupied(known) => known.into_mut(),
-                    Entry::Vacant(vacant) => {
-                        let endpoint = match before.remove(&declared.address) {
-                            Some(known) => renew(&known.endpoint, declared, &servers, &self.snapshot),
-                            None => {
-                                let load = self.departed.remove(&declared.address).and_then(|load| load.upgrade());
-                                let slot = self.free_slots.pop().unwrap_or_else(|| {
-                                    self.slots += 1;
-                                    Slot(self.slots - 1)
-                                });
-                                // Again: a request of the slot's last owner may have been learned late.
-                                self.snapshot.forget(slot);
-                                Arc::new(newcomer(declared, slot, load.unwrap_or_default(), &servers))
-                            }
-                        };
-                        vacant.insert(Known { endpoint, pools: Vec::new() })
-                    }
-                };
+            for declared in std::mem::take(&mut pool.endpoints) {
+                let known = self.know(declared, &mut before, &servers);
                 if !known.pools.contains(&pool.name) {
                     known.pools.push(pool.name.clone());
                     endpoints.push(Arc::clone(&known.endpoint));
                 }
             }
             endpoints.sort_by_key(|endpoint| endpoint.address);
-            let routing = Arc::new(Routing::of_pool(&pool.name.namespace, &endpoints, &servers, &routes));
-            let endpoints = endpoints.into();
-            pools
-                .insert(pool.name.clone(), Arc::new(Pool { name: pool.name, picker: pool.picker, endpoints, routing }));
+            let prefills = self.prefills(&pool.name, &endpoints, &declared.workers, &mut before, &servers);
+            let routing = Arc::new(Routing::of_pool(&pool.name.namespace, &endpoints, &prefills, &servers, &routes));
+            let DeclaredPool { name, picker, .. } = pool;
+            let pool = Pool { name: name.clone(), picker, endpoints: endpoints.into(), prefills, routing };
+            pools.insert(name, Arc::new(pool));
         }
         self.departed.retain(|_, load| load.strong_count() > 0);
         for (address, Known { endpoint, .. }) in before {
@@ -175,6 +162,70 @@ impl State {
         });
     }
 
+    /// The endpoint at a declared address: the one that is known by now, or was known before, or a new
+    /// one.
+    fn know(
+        &mut self,
+        declared: DeclaredEndpoint,
+        before: &mut BTreeMap<SocketAddr, Known>,
+        servers: &[Arc<ModelServer>],
+    ) -> &mut Known {
+        let vacant = match self.endpoints.entry(declared.address) {
+            Entry::Occupied(known) => return known.into_mut(),
+            Entry::Vacant(vacant) => vacant,
+        };
+        let endpoint = match before.remove(&declared.address) {
+            Some(known) => renew(&known.endpoint, declared, servers, &self.snapshot),
+            None => {
+                let load = self.departed.remove(&declared.address).and_then(|load| load.upgrade());
+                let slot = self.free_slots.pop().unwrap_or_else(|| {
+                    self.slots += 1;
+                    Slot(self.slots - 1)
+                });
+                // Again: a request of the slot's last owner may have been learned late.
+                self.snapshot.forget(slot);
+                Arc::new(newcomer(declared, slot, load.unwrap_or_default(), servers))
+            }
+        };
+        vacant.insert(Known { endpoint, pools: Vec::new() })
+    }
+
+    /// The prefill endpoints of each server with a `pdGroup` that selects one of the pool's `endpoints`.
+    fn prefills(
+        &mut self,
+        pool: &PoolName,
+        endpoints: &[Arc<Endpoint>],
+        workers: &[DeclaredEndpoint],
+        before: &mut BTreeMap<SocketAddr, Known>,
+        servers: &[Arc<ModelServer>],
+    ) -> BTreeMap<Arc<str>, Arc<[Arc<Endpoint>]>> {
+        let mut prefills = BTreeMap::new();
+        let concerns = |server: &ModelServer| endpoints.iter().any(|endpoint| server.selects(endpoint));
+        for server in servers.iter().filter(|server| server.pd_group.is_some() && concerns(server)) {
+            let on_port = |port: u16| match server.port {
+                Some(its) => its == port,
+                None => endpoints.iter().any(|endpoint| endpoint.address.port() == port),
+            };
+            let mut its: BTreeMap<SocketAddr, Arc<Endpoint>> = BTreeMap::new();
+            for worker in workers {
+                let role = server.role_of_pod(&worker.name, &worker.labels);
+                if role != Some(Role::Prefill) || !on_port(worker.address.port()) {
+                    continue;
+                }
+                let known = self.know(worker.clone(), before, servers);
+                // The address may be known as another pod's.
+                if server.role(&known.endpoint) == Some(Role::Prefill) {
+                    if !known.pools.contains(pool) {
+                        known.pools.push(pool.clone());
+                    }
+                    its.insert(worker.address, Arc::clone(&known.endpoint));
+                }
+            }
+            prefills.insert(Arc::clone(&server.name), its.into_values().collect());
+        }
+        prefills
+    }
+
     fn scraped(&mut self, address: SocketAddr, gauges: Gauges) -> bool {
         let Some(known) = self.endpoints.get_mut(&address) else { return false };
         if known.endpoint.gauges.as_ref().is_some_and(|before| before.read_at > gauges.read_at) {
@@ -184,11 +235,13 @@ impl State {
         let mut snapshot = Snapshot::clone(&self.snapshot);
         for name in &known.pools {
             let Some(pool) = snapshot.pools.get_mut(name) else { continue };
-            let endpoints = Arc::make_mut(&mut Arc::make_mut(pool).endpoints);
-            if let Ok(index) = endpoints.binary_search_by_key(&address, |endpoint| endpoint.address)
-                && let Some(endpoint) = endpoints.get_mut(index)
-            {
-                *endpoint = Arc::clone(&known.endpoint);
+            let pool = Arc::make_mut(pool);
+            for endpoints in std::iter::once(&mut pool.endpoints).chain(pool.prefills.values_mut()) {
+                if let Ok(index) = endpoints.binary_search_by_key(&address, |endpoint| endpoint.address)
+                    && let Some(endpoint) = Arc::make_mut(endpoints).get_mut(index)
+                {
+                    *endpoint = Arc::clone(&known.endpoint);
+                }
             }
         }
         self.snapshot = Arc::new(snapshot);
@@ -219,7 +272,11 @@ fn renew(
         if endpoint.name != before.name {
             snapshot.kv.forget(before.slot, None);
         }
+        before.load.forgive();
         return Arc::new(endpoint);
+    }
+    if endpoint.ready && !before.ready {
+        before.load.forgive();
     }
     if endpoint.ready == before.ready && endpoint.engine == before.engine {
         return Arc::clone(before);

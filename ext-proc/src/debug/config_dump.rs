@@ -102,9 +102,9 @@ fn show(snapshot: &Snapshot, kind: Kind, object: &Value, detail: bool) -> Value 
 /// What the fleet knows of a pod. Of a pod with several ports the first is shown.
 fn engine_state(snapshot: &Snapshot, pod: &str) -> Map<String, Value> {
     let pools = snapshot.pools.values();
-    let found = pools.flat_map(|pool| pool.endpoints.iter().map(move |it| (pool, it))).find(|(_, it)| *it.name == *pod);
+    let found = pools.flat_map(|pool| pool.all_endpoints()).find(|endpoint| *endpoint.name == *pod);
     let mut state = Map::new();
-    let Some((_, endpoint)) = found else { return state };
+    let Some(endpoint) = found else { return state };
     let gauges = endpoint.gauges.as_deref();
     let seconds = |duration: Option<std::time::Duration>| duration.map(|duration| duration.as_secs_f64());
     let metrics = gauges.map(|gauges| {
@@ -135,7 +135,7 @@ fn engine_state(snapshot: &Snapshot, pod: &str) -> Map<String, Value> {
 fn associated<'a>(snapshot: &'a Snapshot, server: &str) -> Vec<&'a Endpoint> {
     let pools = snapshot.pools.values();
     let selected = pools.filter_map(|pool| pool.routing.servers.get(server).map(|server| (pool, server)));
-    selected.flat_map(|(pool, server)| pool.endpoints.iter().map(|it| &**it).filter(|it| server.selects(it))).collect()
+    selected.flat_map(|(pool, server)| pool.all_endpoints().map(|it| &**it).filter(|it| server.selects(it))).collect()
 }
 
 fn has_labels(endpoint: &Endpoint, labels: &Map<String, Value>) -> bool {

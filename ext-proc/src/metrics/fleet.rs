@@ -47,7 +47,7 @@ fn count<K: Eq + Hash>(counters: &RwLock<HashMap<K, AtomicU64>>, key: K, lives: 
 
 fn has(fleet: &Fleet, pool: Option<&PoolName>, address: SocketAddr) -> bool {
     let snapshot = fleet.snapshot();
-    let holds = |pool: &Arc<Pool>| pool.endpoints.binary_search_by_key(&address, |endpoint| endpoint.address).is_ok();
+    let holds = |pool: &Arc<Pool>| pool.endpoint(address).is_some();
     match pool {
         Some(pool) => snapshot.pools.get(pool).is_some_and(holds),
         None => snapshot.pools.values().any(holds),
@@ -126,7 +126,7 @@ impl FleetCollector {
 }
 
 fn endpoints(snapshot: &scheduling::Snapshot) -> impl Iterator<Item = (&PoolName, &Arc<Endpoint>)> {
-    snapshot.pools.values().flat_map(|pool| pool.endpoints.iter().map(move |endpoint| (&pool.name, endpoint)))
+    snapshot.pools.values().flat_map(|pool| pool.all_endpoints().map(move |endpoint| (&pool.name, endpoint)))
 }
 
 impl Collector for FleetCollector {

@@ -97,8 +97,7 @@ fn declared(fleet: &Fleet, pool: &PoolName, model: &str) -> bool {
     pool.routing.routes.iter().any(|route| route.model.as_ref().is_some_and(is) || route.adapters.iter().any(is))
         || pool.routing.servers.values().any(|server| server.model.as_ref().is_some_and(is))
         || pool
-            .endpoints
-            .iter()
+            .all_endpoints()
             .filter_map(|endpoint| endpoint.gauges.as_ref()?.models.as_ref())
             .any(|models| models.iter().any(is))
 }

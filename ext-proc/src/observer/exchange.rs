@@ -394,7 +394,7 @@ fn error_type(kind: &RefusalKind) -> &'static str {
         | RefusalKind::ModelTwice
         | RefusalKind::TooLarge { .. } => "request_parsing",
         RefusalKind::UnknownModel(_) => "model_server_matching",
-        RefusalKind::NoneReady(_) => "pod_discovery",
+        RefusalKind::NoneReady(_) | RefusalKind::NoPrefill(_) => "pod_discovery",
         RefusalKind::UnknownPool(_) => "inference_pool_discovery",
         _ => "scheduling",
     }

@@ -13,6 +13,9 @@ use crate::{Gauges, Subset as Hint};
 fn all() -> Vec<(&'static str, Box<dyn Filter>)> {
     let mut all: Vec<(_, Box<dyn Filter>)> =
         vec![("ready", Box::new(Ready)), ("subset", Box::new(Subset)), ("route", Box::new(Route))];
+    all.push(("decode", Box::new(Decode)));
+    all.push(("group", Box::new(Group)));
+    all.push(("outlier", Box::new(Outlier)));
     all.extend(NAMES.iter().map(|name| (*name, build(name, None).unwrap().unwrap())));
     all
 }
@@ -44,6 +47,8 @@ proptest! {
                 model: Some("llama"),
                 resolution: None,
                 members: None,
+                decodes: None,
+                group: None,
                 candidates: &candidates,
             };
             for (name, filter) in all() {

@@ -5,12 +5,17 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use crate::filters::{self, Filter};
+use crate::profile::pairs::{PairRules, Pairs};
 use crate::profile::{ArgsError, Profile, ProfileError};
 use crate::scorers::{self, Scorer};
 
 /// The chart's filters and scorers.
 const DEFAULT_FILTERS: &[&str] = &["least-request"];
 const DEFAULT_SCORERS: &[&str] = &["least-request", "gpu-usage", "least-latency", "prefix-cache"];
+/// Decode takes what prefill has computed: load alone counts.
+const DECODE_SCORERS: &[&str] = &["least-request", "gpu-usage", "least-latency"];
+/// Prefill is quick where the prompt's beginning is, unless others wait there.
+const PREFILL_SCORERS: &[&str] = &["prefix-cache", "least-request"];
 /// Kthena's plugins that this picker knows by name only: their arguments are accepted, so that the
 /// chart's own configuration loads.
 const NAMES_ONLY: &[&str] = &["kvcache-aware"];
@@ -22,21 +27,64 @@ type Enabled = (String, f32, String);
 /// Arguments by plugin, and where they stand.
 type Args<'a> = BTreeMap<String, (&'a Value, String)>;
 
+/// A `scheduler`, or the part of a role: what it names. What it does not name is another's to say.
+#[derive(Clone, Default)]
+struct Section<'a> {
+    args: Args<'a>,
+    filters: Option<Vec<Enabled>>,
+    scorers: Option<Vec<Enabled>>,
+}
+
 pub(super) fn profile(value: &Value) -> Result<Profile, ProfileError> {
-    let root = object(value, "configuration", &["scheduler", "auth"])?;
-    let scheduler = object(get(root, "scheduler"), "scheduler", &["pluginConfig", "plugins"])?;
-    let plugins = object(get(scheduler, "plugins"), "scheduler.plugins", &["Filter", "Score"])?;
+    let root = object(value, "configuration", &["scheduler", "disaggregation", "auth"])?;
     let mut notes = Vec::new();
     if !get(root, "auth").is_null() {
         notes.push("auth is ignored: the gateway authenticates".to_owned());
     }
-    let args = plugin_config(get(scheduler, "pluginConfig"), &mut notes)?;
+    let scheduler = section(get(root, "scheduler"), "scheduler", &mut notes)?;
+    let pairs = pairs(get(root, "disaggregation"), &scheduler, &mut notes)?;
+    Ok(Profile { pairs: Some(Box::new(pairs)), notes, ..build(scheduler, DEFAULT_SCORERS)? })
+}
 
-    let mut profile = Profile { filters: Vec::new(), scorers: Vec::new(), prefix_cache: None, notes };
-    for (name, _, path) in enabled(get(plugins, "Filter"), "Filter", DEFAULT_FILTERS)? {
+fn pairs(value: &Value, scheduler: &Section<'_>, notes: &mut Vec<String>) -> Result<Pairs, ProfileError> {
+    const PATH: &str = "disaggregation";
+    let known = ["minPromptTokens", "minUncachedTokens", "whenNoPrefill", "prefillRetries", "prefill", "decode"];
+    let given = object(value, PATH, &known)?;
+    let mut rules = given.cloned().unwrap_or_default();
+    rules.retain(|key, _| key != "prefill" && key != "decode");
+    let rules: PairRules = super::args(Some(&rules.into())).map_err(|error| in_args(error, PATH))?;
+    rules.check().map_err(|problem| invalid(PATH, problem))?;
+    let mut role = |name: &str, defaults: &[&str], inherited: Section<'_>| {
+        let own = section(get(given, name), &format!("{PATH}.{name}"), notes)?;
+        let mut args = inherited.args;
+        args.extend(own.args);
+        let (filters, scorers) = (own.filters.or(inherited.filters), own.scorers.or(inherited.scorers));
+        build(Section { args, filters, scorers }, defaults)
+    };
+    let decode = role("decode", DECODE_SCORERS, scheduler.clone())?;
+    let prefill = role("prefill", PREFILL_SCORERS, Section { scorers: None, ..scheduler.clone() })?;
+    Ok(Pairs { decode, prefill, rules })
+}
+
+fn section<'a>(value: &'a Value, path: &str, notes: &mut Vec<String>) -> Result<Section<'a>, ProfileError> {
+    let section = object(value, path, &["pluginConfig", "plugins"])?;
+    let plugins_path = format!("{path}.plugins");
+    let plugins = object(get(section, "plugins"), &plugins_path, &["Filter", "Score"])?;
+    let args = plugin_config(get(section, "pluginConfig"), &format!("{path}.pluginConfig"), notes)?;
+    let filters = enabled(get(plugins, "Filter"), "Filter", &plugins_path)?;
+    let scorers = scorers_of(get(plugins, "Score"), &plugins_path, notes)?;
+    Ok(Section { args, filters, scorers })
+}
+
+/// The profile of a section; the default filters and these scorers where it names none.
+fn build(section: Section<'_>, default_scorers: &[&str]) -> Result<Profile, ProfileError> {
+    let Section { args, filters, scorers } = section;
+    let mut profile =
+        Profile { filters: Vec::new(), scorers: Vec::new(), prefix_cache: None, notes: Vec::new(), pairs: None };
+    for (name, _, path) in filters.unwrap_or_else(|| defaults(DEFAULT_FILTERS)) {
         profile.filters.push(filter(&name, &path, &args)?);
     }
-    for (name, weight, path) in scorers_of(get(plugins, "Score"), &mut profile.notes)? {
+    for (name, weight, path) in scorers.unwrap_or_else(|| defaults(default_scorers)) {
         let (name, scorer) = scorer(&name, &path, &args)?;
         profile.scorers.push((name, weight, scorer));
         if name == "prefix-cache" {
@@ -47,20 +95,24 @@ pub(super) fn profile(value: &Value) -> Result<Profile, ProfileError> {
     Ok(profile)
 }
 
+fn defaults(names: &[&str]) -> Vec<Enabled> {
+    names.iter().map(|name| ((*name).to_owned(), 1.0, String::new())).collect()
+}
+
 /// The listed scorers, without `random` where it is not alone.
-fn scorers_of(value: &Value, notes: &mut Vec<String>) -> Result<Vec<Enabled>, ProfileError> {
-    let mut scorers = enabled(value, "Score", DEFAULT_SCORERS)?;
+fn scorers_of(value: &Value, plugins: &str, notes: &mut Vec<String>) -> Result<Option<Vec<Enabled>>, ProfileError> {
+    let Some(mut scorers) = enabled(value, "Score", plugins)? else { return Ok(None) };
     if scorers.len() > 1 && scorers.iter().any(|(name, ..)| name == "random") {
         scorers.retain(|(name, ..)| name != "random");
         notes.push("the score plugin random is ignored beside others".to_owned());
     }
-    Ok(scorers)
+    Ok(Some(scorers))
 }
 
-fn plugin_config<'a>(value: &'a Value, notes: &mut Vec<String>) -> Result<Args<'a>, ProfileError> {
+fn plugin_config<'a>(value: &'a Value, path: &str, notes: &mut Vec<String>) -> Result<Args<'a>, ProfileError> {
     let mut args = Args::new();
-    for (index, entry) in list(value, "scheduler.pluginConfig")?.iter().enumerate() {
-        let path = format!("scheduler.pluginConfig[{index}]");
+    for (index, entry) in list(value, path)?.iter().enumerate() {
+        let path = format!("{path}[{index}]");
         let entry = object(entry, &path, &["name", "args"])?;
         let name = string(get(entry, "name"), &format!("{path}.name"))?;
         let path = format!("{path}.args");
@@ -82,13 +134,13 @@ fn plugin_config<'a>(value: &'a Value, notes: &mut Vec<String>) -> Result<Args<'
     Ok(args)
 }
 
-/// What a section enables; the defaults when there is no section.
-fn enabled(value: &Value, section: &str, defaults: &[&str]) -> Result<Vec<Enabled>, ProfileError> {
-    let path = format!("scheduler.plugins.{section}");
+/// What a section of `plugins` enables; `None` when it says nothing.
+fn enabled(value: &Value, section: &str, plugins: &str) -> Result<Option<Vec<Enabled>>, ProfileError> {
+    let path = format!("{plugins}.{section}");
     let value = object(value, &path, &["enabled", "disabled"])?;
     let path = format!("{path}.enabled");
     if !value.is_some_and(|section| section.contains_key("enabled")) {
-        return Ok(defaults.iter().map(|name| ((*name).to_owned(), 1.0, path.clone())).collect());
+        return Ok(None);
     }
     let mut all: Vec<Enabled> = Vec::new();
     for (index, entry) in list(get(value, "enabled"), &path)?.iter().enumerate() {
@@ -104,7 +156,7 @@ fn enabled(value: &Value, section: &str, defaults: &[&str]) -> Result<Vec<Enable
         }
         all.push((name.to_owned(), weight, path));
     }
-    Ok(all)
+    Ok(Some(all))
 }
 
 fn weight(entry: Option<&Map<String, Value>>, path: &str) -> Result<f32, ProfileError> {

@@ -132,3 +132,59 @@ fn an_empty_list_means_none() {
     let profile = Profile::from_value(&json!({"scheduler": {"plugins": {"Filter": {"enabled": []}}}})).unwrap();
     assert_eq!((profile.filter_names().count(), profile.scorer_weights().count()), (0, 4));
 }
+
+fn names(profile: &Profile) -> (Vec<&'static str>, Vec<&'static str>) {
+    (profile.filter_names().collect(), profile.scorer_weights().map(|(name, _)| name).collect())
+}
+
+#[test]
+fn without_a_word_decode_goes_by_load_and_prefill_by_cache_and_load() {
+    let profile = Profile::default();
+    let pairs = profile.pairs().unwrap();
+    assert_eq!(names(&pairs.decode), (vec!["least-request"], vec!["least-request", "gpu-usage", "least-latency"]));
+    assert_eq!(names(&pairs.prefill), (vec!["least-request"], vec!["prefix-cache", "least-request"]));
+    let rules = &pairs.rules;
+    assert_eq!((rules.min_prompt_tokens, rules.min_uncached_tokens, rules.prefill_retries), (0, 256, 2));
+    assert_eq!(rules.when_no_prefill, WhenNoPrefill::DecodeAlone);
+}
+
+#[test]
+fn scorers_that_are_named_win_over_a_roles_defaults_and_arguments_are_inherited() {
+    let mut value = with_args("prefix-cache", json!({"blockSizeToHash": 32}));
+    value["scheduler"]["plugins"] = json!({
+        "Filter": {"enabled": ["lora-affinity"]},
+        "Score": {"enabled": [{"name": "prefix-cache"}]}
+    });
+    value["disaggregation"] = json!({"minPromptTokens": 9, "whenNoPrefill": "refuse", "prefill": {
+        "pluginConfig": [{"name": "least-latency", "args": {"TTFTTPOTWeightFactor": 1}}],
+        "plugins": {"Score": {"enabled": [{"name": "prefix-cache", "weight": 3}, {"name": "least-latency"}]}}
+    }});
+    let profile = Profile::from_value(&value).unwrap();
+    let pairs = profile.pairs().unwrap();
+    assert_eq!(names(&pairs.decode), (vec!["lora-affinity"], vec!["prefix-cache"]), "the scheduler's");
+    assert_eq!(names(&pairs.prefill), (vec!["lora-affinity"], vec!["prefix-cache", "least-latency"]));
+    assert_eq!(pairs.prefix_cache().unwrap().block_bytes(), 32);
+    assert_eq!((pairs.rules.min_prompt_tokens, pairs.rules.when_no_prefill), (9, WhenNoPrefill::Refuse));
+    value["disaggregation"]["decode"] =
+        json!({"plugins": {"Filter": {"enabled": []}, "Score": {"enabled": [{"name": "random"}]}}});
+    let profile = Profile::from_value(&value).unwrap();
+    assert_eq!(names(&profile.pairs().unwrap().decode), (vec![], vec!["random"]), "decode's own");
+    assert_eq!(names(&profile), (vec!["lora-affinity"], vec!["prefix-cache"]), "the others are as they were");
+}
+
+#[test]
+fn what_is_wrong_with_disaggregation_is_said_with_its_place() {
+    let told = |disaggregation: Value| error(json!({ "disaggregation": disaggregation }));
+    let retries = told(json!({"prefilRetries": 1}));
+    assert_eq!(retries, "disaggregation: unknown key `prefilRetries`, did you mean `prefillRetries`?");
+    assert_eq!(told(json!({"prefillRetries": 5})), "disaggregation: prefillRetries must be at most 4");
+    assert!(told(json!({"whenNoPrefill": "decode"})).contains("`decode-alone` or `refuse`"));
+    assert!(told(json!({"minUncachedTokens": -1})).starts_with("disaggregation: "));
+    let scorer = told(json!({"prefill": {"plugins": {"Score": {"enabled": [{"name": "prefix-cash"}]}}}}));
+    assert_eq!(
+        scorer,
+        "disaggregation.prefill.plugins.Score.enabled[0]: unknown score plugin `prefix-cash`, did you mean `prefix-cache`?"
+    );
+    let args = told(json!({"decode": {"pluginConfig": [{"name": "least-request", "args": {"x": 1}}]}}));
+    assert!(args.starts_with("disaggregation.decode.pluginConfig[0].args: unknown key `x`"), "{args}");
+}

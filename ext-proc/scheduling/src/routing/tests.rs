@@ -10,7 +10,12 @@ fn routing(routes: Vec<ModelRoute>) -> Arc<Routing> {
     let endpoints = vec![declared(0, &[("app", "a")]), declared(1, &[("app", "b")])];
     let model_servers =
         vec![server("a", &[("app", "a")]), server("b", &[("app", "b")]), server("none", &[("app", "c")])];
-    let declared = Declared { pools: vec![pool_of("pool", endpoints)], model_servers, model_routes: routes };
+    let declared = Declared {
+        pools: vec![pool_of("pool", endpoints)],
+        model_servers,
+        model_routes: routes,
+        ..Declared::default()
+    };
     Arc::clone(&fixtures::Scene::of(declared).pool().routing)
 }
 
@@ -140,7 +145,7 @@ fn of_several_ports_only_the_workload_port_serves_if_one_is() {
         let declared = Declared {
             pools: vec![pool_of("pool", vec![declared(0, &[]), second])],
             model_servers: vec![server],
-            model_routes: Vec::new(),
+            ..Declared::default()
         };
         let pool = fixtures::Scene::of(declared).pool();
         assert_eq!(pool.endpoints[0].address, address(0));

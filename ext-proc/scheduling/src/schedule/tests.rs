@@ -84,6 +84,8 @@ fn a_busy_warm_endpoint_does_not_win_for_ever() {
 fn an_endpoint_that_no_scorer_knows_is_still_a_candidate() {
     let mut scene = Scene::equal(2);
     scene.scrape(0, Gauges { running: 40, kv_usage: Some(0.9), ..Gauges::default() });
+    // Nobody knows what runs at the second one, so as much as at the first is assumed.
+    let _own = scene.pool().endpoints[0].load.begin(0);
     let decision = scene.ask("hello").unwrap();
     assert_eq!(chosen(&decision), 1);
     let row = decision.report.rows().nth(1).unwrap();
@@ -171,7 +173,12 @@ fn an_adapter_by_route_that_nobody_has_loaded_is_refused_with_the_reason() {
     let mut route = route("r", "base", &[("s", 1)]);
     route.adapters = vec![MODEL.into()];
     let pools = vec![pool_of("pool", vec![declared(0, &[("app", "x")])])];
-    let declared = Declared { pools, model_servers: vec![server("s", &[("app", "x")])], model_routes: vec![route] };
+    let declared = Declared {
+        pools,
+        model_servers: vec![server("s", &[("app", "x")])],
+        model_routes: vec![route],
+        ..Declared::default()
+    };
     let mut scene = Scene::of(declared).with_profile(&lora_profile());
     assert!(scene.ask("").is_ok(), "nothing is known of the models yet");
     scene.scrape(0, models(&["base"]));
@@ -190,6 +197,7 @@ fn a_route_restricts_to_its_model_server_and_names_both() {
     let mut y = server("y", &[("app", "y")]);
     y.model = Some("real-name".into());
     let declared = Declared {
+        workers: Vec::new(),
         pools: vec![pool_of("pool", endpoints)],
         model_servers: vec![server("x", &[("app", "x")]), y],
         model_routes: vec![route("r", MODEL, &[("y", 100)])],
@@ -207,7 +215,12 @@ fn a_route_restricts_to_its_model_server_and_names_both() {
 #[test]
 fn the_report_says_of_every_endpoint_what_was_known() {
     let mut scene = Scene::equal(7);
-    scene.scrape(3, Gauges { running: 3, kv_usage: Some(0.5), ..Gauges::default() });
+    for number in 0..7 {
+        scene.scrape(
+            number,
+            Gauges { running: if number == 3 { 3 } else { 0 }, kv_usage: Some(0.5), ..Gauges::default() },
+        );
+    }
     scene.now = seconds(1);
     let decision = scene.ask(&text("x", 640)).unwrap();
     assert_eq!((decision.report.blocks, decision.blocks.len(), decision.uncached_tokens), (10, 10, 160));
@@ -223,12 +236,50 @@ fn the_report_says_of_every_endpoint_what_was_known() {
 fn a_decision_reads_as_a_sentence() {
     let mut scene = Scene::equal(2);
     scene.scrape(0, Gauges { running: 4, ..Gauges::default() });
+    scene.scrape(1, Gauges::default());
     let decision = scene.ask("").unwrap();
     assert_eq!(
         decision.to_string(),
         "10.0.0.1:8000 (default/pod-1): the highest total, 0.50 ahead, most of it by least-request; \
          the runner-up is 10.0.0.0:8000 (default/pod-0) (least-request 1.00 against 0.50)"
     );
+}
+
+#[test]
+fn an_endpoint_that_was_never_scraped_is_not_preferred_to_those_that_are_as_busy_as_usual() {
+    let mut scene = Scene::equal(4);
+    for number in 0..3 {
+        scene.scrape(number, Gauges { running: 8, ..Gauges::default() });
+    }
+    let mut picks = [0; 4];
+    let mut held = Vec::new();
+    for _ in 0..80 {
+        let decision = scene.ask("").unwrap();
+        picks[chosen(&decision)] += 1;
+        held.push(decision.endpoint().unwrap().load.begin(0));
+    }
+    assert_eq!(picks, [20; 4]);
+}
+
+#[test]
+fn an_outlier_is_a_last_resort() {
+    let mut scene = Scene::equal(3);
+    let fail = |scene: &Scene, number: usize| {
+        let load = Arc::clone(&scene.pool().endpoints[number].load);
+        (0..5).filter_map(|_| load.outcome(false, scene.now)).count()
+    };
+    assert_eq!(fail(&scene, 0), 1, "it became an outlier once");
+    let decision = scene.ask("").unwrap();
+    assert!(!decision.ranked.contains(&0));
+    assert_eq!(decision.report.row(0).unwrap().removed_by(), Some("outlier"));
+    fail(&scene, 1);
+    fail(&scene, 2);
+    let decision = scene.ask("").unwrap();
+    assert_eq!(decision.ranked.len(), 3, "where all fail, all are candidates");
+    scene.now = seconds(5);
+    let decision = scene.ask("").unwrap();
+    assert_eq!(decision.ranked.len(), 3);
+    assert!(decision.report.filters.iter().all(|filter| filter.name != "outlier"), "it costs nothing without one");
 }
 
 #[test]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::fixtures::{Scene, address, declared, pool_of, seconds, server, text};
+use crate::fixtures::{Scene, address, declared, pd_server, pool_of, seconds, server, text, worker};
 use crate::{EngineHash, Gauges, KvEvent, Medium};
 
 fn one_pool(endpoints: Vec<DeclaredEndpoint>) -> Declared {
@@ -145,7 +145,7 @@ fn the_engine_is_that_of_the_first_model_server_that_selects_the_pod() {
     let declared = Declared {
         pools: vec![pool_of("pool", vec![declared(0, &[("app", "x")]), declared(1, &[])])],
         model_servers: vec![server("b", &[]), sglang],
-        model_routes: Vec::new(),
+        ..Declared::default()
     };
     let engines: Vec<_> = Scene::of(declared).pool().endpoints.iter().map(|endpoint| endpoint.engine).collect();
     assert_eq!(engines, [EngineKind::Sglang, EngineKind::Vllm]);
@@ -157,4 +157,85 @@ fn nothing_is_known_before_the_first_declared_state() {
     assert!(!state.snapshot().known);
     assert!(state.apply(Moment::START, Event::Declared(Declared::default())));
     assert!(state.snapshot().known);
+}
+
+fn with_workers(server: ModelServer, workers: Vec<DeclaredEndpoint>) -> Declared {
+    let pools = vec![pool_of("pool", vec![worker(0, "decode", Some("a"))])];
+    Declared { pools, model_servers: vec![server], workers, ..Declared::default() }
+}
+
+#[test]
+fn prefill_pods_that_no_pool_selects_are_endpoints_like_others() {
+    let prefill = || worker(1, "prefill", Some("a"));
+    let mut scene = Scene::of(with_workers(pd_server(), vec![prefill()]));
+    scene.scrape(1, Gauges { waiting: 3, ..Gauges::default() });
+    let pool = scene.pool();
+    let before = Arc::clone(&pool.prefills["default/pd"][0]);
+    assert_eq!(pool.all_endpoints().map(|endpoint| endpoint.address).collect::<Vec<_>>(), [address(0), address(1)]);
+    assert!(Arc::ptr_eq(pool.endpoint(address(1)).unwrap(), &before));
+    assert_eq!(before.gauges.as_ref().unwrap().waiting, 3);
+    assert_ne!(before.slot, pool.endpoints[0].slot);
+    assert_eq!(pool.routing.role(&before), Some(Role::Prefill));
+    assert_eq!(pool.routing.role(&pool.endpoints[0]), Some(Role::Decode));
+
+    scene.snapshot().prefixes.learn(before.slot, &[crate::BlockHash(1)], 8);
+    apply(&mut scene, with_workers(pd_server(), vec![prefill()]));
+    assert!(Arc::ptr_eq(&scene.pool().prefills["default/pd"][0], &before), "nothing has changed for it");
+    apply(&mut scene, with_workers(pd_server(), Vec::new()));
+    assert!(scene.pool().prefills["default/pd"].is_empty() && scene.snapshot().prefixes.is_empty());
+}
+
+#[test]
+fn prefill_pods_are_reached_at_the_servers_port_or_at_the_pools() {
+    let ports = |port: Option<u16>| {
+        let workers = [8000, 9000].map(|port| {
+            let mut worker = worker(1, "prefill", Some("a"));
+            worker.address.set_port(port);
+            worker
+        });
+        let server = ModelServer { port, ..pd_server() };
+        let pool = Scene::of(with_workers(server, workers.to_vec())).pool();
+        pool.prefills["default/pd"].iter().map(|endpoint| endpoint.address.port()).collect::<Vec<_>>()
+    };
+    assert_eq!((ports(Some(9000)), ports(None)), (vec![9000], vec![8000]));
+}
+
+#[test]
+fn a_changed_pd_group_gives_every_pod_its_role_anew() {
+    let mut scene = Scene::of(with_workers(pd_server(), vec![worker(1, "prefill", Some("a"))]));
+    let mut swapped = pd_server();
+    let group = swapped.pd_group.as_mut().unwrap();
+    std::mem::swap(&mut group.prefill_labels, &mut group.decode_labels);
+    apply(&mut scene, with_workers(swapped, vec![worker(0, "decode", Some("a"))]));
+    let pool = scene.pool();
+    assert_eq!(pool.routing.role(&pool.endpoints[0]), Some(Role::Prefill));
+    assert!(Arc::ptr_eq(&pool.prefills["default/pd"][0], &pool.endpoints[0]), "one engine is one endpoint");
+    assert_eq!(pool.all_endpoints().count(), 1);
+}
+
+#[test]
+fn a_scrape_of_an_endpoint_that_is_in_both_lists_reaches_both() {
+    let mut declared = with_workers(pd_server(), vec![worker(1, "prefill", Some("a"))]);
+    declared.pools[0].endpoints.push(worker(1, "prefill", Some("a")));
+    let mut scene = Scene::of(declared);
+    scene.scrape(1, Gauges { waiting: 3, ..Gauges::default() });
+    let pool = scene.pool();
+    assert!(Arc::ptr_eq(&pool.prefills["default/pd"][0], &pool.endpoints[1]));
+    assert!(pool.endpoints[1].gauges.is_some());
+}
+
+#[test]
+fn a_pod_that_becomes_ready_again_is_no_outlier_any_more() {
+    let mut scene = Scene::equal(1);
+    let load = Arc::clone(&scene.pool().endpoints[0].load);
+    let fail = || (0..5).filter_map(|_| load.outcome(false, Moment::START)).count();
+    fail();
+    let unready = || DeclaredEndpoint { ready: false, ..declared(0, &[]) };
+    apply(&mut scene, one_pool(vec![unready()]));
+    assert!(load.is_outlier(scene.now));
+    apply(&mut scene, one_pool(vec![declared(0, &[])]));
+    assert!(!load.is_outlier(scene.now));
+    fail();
+    apply(&mut scene, one_pool(vec![DeclaredEndpoint { name: "default/other".into(), ..declared(0, &[]) }]));
+    assert!(!load.is_outlier(scene.now), "nor is another pod at its address");
 }
