@@ -137,22 +137,22 @@ impl Lane {
             },
         };
         let mut first = self.block(before).map_or(start, |before| self.place(before).first);
-        let mut position = self.block(before).map_or(0, |before| before.position + 1);
+        let begin = self.block(before).map_or(0, |before| before.position as usize + 1);
         let mut keys = std::mem::take(&mut self.keys);
         keys.clear();
         chain::extend(start, tokens, *block_size, &mut keys);
         // Independent look-ups, which the processor overlaps, before those that depend on each other.
         let known = hashes.iter().filter(|name| self.names.contains_key(&name.0)).count();
         self.names.reserve(hashes.len() - known);
-        hand.fetch(keys.iter().skip((ROW - position as usize % ROW) % ROW).step_by(ROW).copied());
-        for (done, (name, key)) in hashes.iter().zip(&keys).enumerate() {
-            if (position as usize).is_multiple_of(ROW) {
+        hand.fetch(keys.iter().skip((ROW - begin % ROW) % ROW).step_by(ROW).copied());
+        for (position, (name, key)) in (begin..).zip(hashes.iter().zip(&keys)) {
+            if position.is_multiple_of(ROW) {
                 first = *key;
             }
             let known = self.names.get(&name.0).copied();
             if known.is_some_and(|index| self.block(index).is_some_and(|block| block.key != *key)) {
                 // The name is another block's: nothing that follows can be placed.
-                applied.malformed += hashes.len() - done;
+                applied.malformed += hashes.len() - (position - begin);
                 break;
             }
             let (index, new) = match known {
@@ -160,12 +160,12 @@ impl Lane {
                 None => {
                     if self.len >= capacity {
                         if !self.forget_oldest(hand, before) {
-                            applied.over_capacity += hashes.len() - done;
+                            applied.over_capacity += hashes.len() - (position - begin);
                             break;
                         }
                         applied.over_capacity += 1;
                     }
-                    self.named(hand, *name, Place { first, position: position as usize, key: *key }, before)
+                    self.named(hand, *name, Place { first, position, key: *key }, before)
                 }
             };
             if new {
@@ -175,7 +175,6 @@ impl Lane {
             }
             self.add_copy(hand, index, *medium, new);
             before = index;
-            position += 1;
         }
         self.keys = keys;
     }
