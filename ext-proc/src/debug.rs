@@ -237,12 +237,12 @@ mod tests {
         let fleet = fixtures::pairs(&[2]);
         let snapshot = fleet.snapshot();
         let pool = &snapshot.pools[&fixtures::pool()];
-        let shown = pool.all_endpoints().map(|endpoint| json!(state(pool, endpoint, fleet.now())));
+        let shown = pool.all_endpoints().map(|endpoint| json!(state(pool, endpoint, fleet.now(), &BTreeMap::new())));
         let shown: Vec<_> = shown.map(|it| (it["address"].clone(), it["role"].clone())).collect();
         assert_eq!(json!(shown), json!([["10.0.0.1:1", "decode"], ["10.0.0.1:2", "prefill"]]));
         let fleet = fixtures::fleet(&["10.0.0.1:1"]);
         let snapshot = fleet.snapshot();
         let pool = &snapshot.pools[&fixtures::pool()];
-        assert_eq!(json!(state(pool, &pool.endpoints[0], fleet.now()))["role"], Value::Null);
+        assert_eq!(json!(state(pool, &pool.endpoints[0], fleet.now(), &BTreeMap::new()))["role"], Value::Null);
     }
 }

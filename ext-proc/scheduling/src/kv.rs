@@ -18,6 +18,7 @@ mod chain;
 mod event;
 mod lane;
 mod plane;
+mod prompt;
 mod table;
 
 use std::collections::HashMap;
@@ -32,6 +33,7 @@ use plane::{LANES, Owner, Plane};
 
 pub use chain::{BlockKey, block_keys};
 pub use event::{Applied, EngineHash, KvEvent, Medium};
+pub(crate) use prompt::{Held, KvPrompt};
 
 /// Blocks remembered for each rank of an endpoint, unless said otherwise: 16 million tokens in blocks
 /// of 16, more than engines keep in accelerators, and below 100 MiB.

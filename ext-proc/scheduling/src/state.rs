@@ -231,6 +231,9 @@ impl State {
         if known.endpoint.gauges.as_ref().is_some_and(|before| before.read_at > gauges.read_at) {
             return false;
         }
+        if let Some(step) = gauges.time_per_output_token {
+            known.endpoint.load.rates().observe_decode(step);
+        }
         known.endpoint = Arc::new(Endpoint { gauges: Some(Arc::new(gauges)), ..Endpoint::clone(&known.endpoint) });
         let mut snapshot = Snapshot::clone(&self.snapshot);
         for name in &known.pools {

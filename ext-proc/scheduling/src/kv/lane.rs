@@ -7,6 +7,7 @@ use foldhash::fast::FixedState;
 use crate::kv::chain::{self, BlockKey};
 use crate::kv::event::{Applied, EngineHash, KvEvent, Medium};
 use crate::kv::plane::Hand;
+use crate::kv::table::{Place, ROW};
 
 const NONE: u32 = u32::MAX;
 
@@ -20,7 +21,7 @@ pub(super) struct Lane {
     unused: u32,
     len: usize,
     /// Copies beyond the 255 that a block counts itself, by block and medium.
-    many: HashMap<(u32, usize), u32, FixedState>,
+    many: HashMap<(u32, Medium), u32, FixedState>,
     /// Blocks by key, and further names by block: only since the engine gave one block two names.
     twins: Option<Box<Twins>>,
     /// Where the search for the oldest block that nothing continues goes on.
@@ -48,19 +49,31 @@ struct Block {
     after: u32,
     /// How many blocks precede it.
     position: u32,
-    /// Copies by medium.
-    copies: [u8; Medium::ALL.len()],
+    /// Copies by medium, a byte for each, the fastest lowest. One number, so that it is written and read
+    /// as one: a byte's store would hold up the next reading of all four.
+    copies: u32,
 }
 
 impl Block {
     fn is_held(&self) -> bool {
-        self.copies != [0; Medium::ALL.len()]
+        self.copies != 0
     }
 
     /// The fastest place that has it.
     fn medium(&self) -> Option<Medium> {
-        Medium::ALL.into_iter().zip(self.copies).find(|(_, copies)| *copies > 0).map(|(medium, _)| medium)
+        Medium::ALL.get((self.copies.trailing_zeros() / 8) as usize).copied()
     }
+
+    fn copies(&self, medium: Medium) -> u32 {
+        self.copies >> shift(medium) & MOST
+    }
+}
+
+/// Copies of one medium that a block counts itself.
+const MOST: u32 = 0xFF;
+
+fn shift(medium: Medium) -> u32 {
+    8 * medium as u32
 }
 
 impl Default for Lane {
@@ -85,9 +98,19 @@ impl Lane {
         self.len
     }
 
-    /// The keys of all blocks.
-    pub(super) fn keys(&self) -> impl Iterator<Item = BlockKey> {
-        self.blocks.iter().filter(|block| block.is_held() || block.after > 0).map(|block| block.key)
+    /// Where all blocks are shown.
+    pub(super) fn places(&self) -> impl Iterator<Item = Place> {
+        self.blocks.iter().filter(|block| block.is_held() || block.after > 0).map(|block| self.place(block))
+    }
+
+    /// Where a block is shown: the beginning of its row is at most six blocks back.
+    fn place(&self, block: &Block) -> Place {
+        let position = block.position as usize;
+        let mut first = block;
+        for _ in 0..position % ROW {
+            first = self.block(first.before).unwrap_or(first);
+        }
+        Place { first: first.key, position, key: block.key }
     }
 
     /// What it takes, by the capacities of its collections.
@@ -113,14 +136,23 @@ impl Lane {
                 }
             },
         };
+        let mut first = self.block(before).map_or(start, |before| self.place(before).first);
+        let begin = self.block(before).map_or(0, |before| before.position as usize + 1);
         let mut keys = std::mem::take(&mut self.keys);
         keys.clear();
         chain::extend(start, tokens, *block_size, &mut keys);
-        for (done, (name, key)) in hashes.iter().zip(&keys).enumerate() {
+        // Independent look-ups, which the processor overlaps, before those that depend on each other.
+        let known = hashes.iter().filter(|name| self.names.contains_key(&name.0)).count();
+        self.names.reserve(hashes.len() - known);
+        hand.fetch(keys.iter().skip((ROW - begin % ROW) % ROW).step_by(ROW).copied());
+        for (position, (name, key)) in (begin..).zip(hashes.iter().zip(&keys)) {
+            if position.is_multiple_of(ROW) {
+                first = *key;
+            }
             let known = self.names.get(&name.0).copied();
             if known.is_some_and(|index| self.block(index).is_some_and(|block| block.key != *key)) {
                 // The name is another block's: nothing that follows can be placed.
-                applied.malformed += hashes.len() - done;
+                applied.malformed += hashes.len() - (position - begin);
                 break;
             }
             let (index, new) = match known {
@@ -128,12 +160,12 @@ impl Lane {
                 None => {
                     if self.len >= capacity {
                         if !self.forget_oldest(hand, before) {
-                            applied.over_capacity += hashes.len() - done;
+                            applied.over_capacity += hashes.len() - (position - begin);
                             break;
                         }
                         applied.over_capacity += 1;
                     }
-                    self.named(hand, *name, *key, before)
+                    self.named(hand, *name, Place { first, position, key: *key }, before)
                 }
             };
             if new {
@@ -155,6 +187,8 @@ impl Lane {
         medium: Option<Medium>,
         applied: &mut Applied,
     ) {
+        let known = hashes.iter().filter_map(|name| self.block(*self.names.get(&name.0)?));
+        hand.fetch(known.map(|block| self.place(block).first));
         for hash in hashes {
             let index = self.names.get(&hash.0).copied().unwrap_or(NONE);
             if self.remove_copy(hand, index, medium) {
@@ -166,14 +200,15 @@ impl Lane {
     }
 
     /// The block of that key under a name that is new, and whether the block is new too.
-    fn named(&mut self, hand: &mut Hand<'_>, name: EngineHash, key: BlockKey, before: u32) -> (u32, bool) {
-        if hand.show(key)
+    fn named(&mut self, hand: &mut Hand<'_>, name: EngineHash, place: Place, before: u32) -> (u32, bool) {
+        let key = place.key;
+        if hand.show(place)
             && let Some(index) = self.twin(name, key)
         {
             return (index, false);
         }
-        let position = self.block(before).map_or(0, |before| before.position + 1);
-        let block = Block { key, name: name.0, before, after: 0, position, copies: [0; Medium::ALL.len()] };
+        let position = u32::try_from(place.position).unwrap_or(NONE);
+        let block = Block { key, name: name.0, before, after: 0, position, copies: 0 };
         let mut index = self.unused;
         if let Some(unused) = self.blocks.get_mut(index as usize) {
             self.unused = unused.before;
@@ -209,11 +244,10 @@ impl Lane {
     fn add_copy(&mut self, hand: &mut Hand<'_>, index: u32, medium: Medium, new: bool) {
         let Some(block) = self.blocks.get_mut(index as usize) else { return };
         let before = if new { Some(Medium::Gpu) } else { block.medium() };
-        if let Some(copies) = block.copies.get_mut(medium as usize) {
-            match copies.checked_add(1) {
-                Some(more) => *copies = more,
-                None => *self.many.entry((index, medium as usize)).or_default() += 1,
-            }
+        if block.copies(medium) < MOST {
+            block.copies += 1 << shift(medium);
+        } else {
+            *self.many.entry((index, medium)).or_default() += 1;
         }
         let after = block.medium();
         if before != after {
@@ -226,15 +260,19 @@ impl Lane {
         let Some(block) = self.blocks.get_mut(index as usize) else { return false };
         let before = block.medium();
         let Some(medium) = medium.or(before) else { return false };
-        let Some(copies) = block.copies.get_mut(medium as usize).filter(|copies| **copies > 0) else { return false };
-        if let Some(more) = self.many.get_mut(&(index, medium as usize)) {
+        if block.copies(medium) == 0 {
+            return false;
+        }
+        if block.copies(medium) == MOST
+            && let Some(more) = self.many.get_mut(&(index, medium))
+        {
             *more -= 1;
             if *more == 0 {
-                self.many.remove(&(index, medium as usize));
+                self.many.remove(&(index, medium));
             }
             return true;
         }
-        *copies -= 1;
+        block.copies -= 1 << shift(medium);
         let after = block.medium();
         if after.is_none() && block.after == 0 {
             self.forget(hand, index);
@@ -246,10 +284,12 @@ impl Lane {
 
     /// Forgets a block that nothing continues, and holes before it that nothing continues any more.
     fn forget(&mut self, hand: &mut Hand<'_>, mut index: u32) {
-        while let Some(block) = self.blocks.get_mut(index as usize) {
-            let Block { key, name, before, .. } = *block;
-            hand.hide(key);
-            block.copies = [0; Medium::ALL.len()];
+        while let Some(Block { key, name, before, .. }) = self.block(index).copied() {
+            if let Some(block) = self.block(index) {
+                hand.hide(self.place(block));
+            }
+            let Some(block) = self.blocks.get_mut(index as usize) else { return };
+            block.copies = 0;
             block.before = self.unused;
             self.unused = index;
             self.len -= 1;

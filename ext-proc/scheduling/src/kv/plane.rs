@@ -18,7 +18,7 @@ use crate::endpoint::Slot;
 use crate::kv::chain::BlockKey;
 use crate::kv::event::{Applied, KvEvent, Medium};
 use crate::kv::lane::Lane;
-use crate::kv::table::{Tables, Writing};
+use crate::kv::table::{Place, Tables, Writing};
 
 /// Lanes in a plane: the bits of a set.
 pub(super) const LANES: usize = 64;
@@ -100,13 +100,12 @@ fn bits(mut set: u64) -> impl Iterator<Item = usize> {
 /// Calls `ended` with lanes among `wanted` and how many leading keys they have: from one change in the
 /// set of lanes to the next.
 fn gallop(tables: &Tables, keys: &[BlockKey], wanted: u64, mut ended: impl FnMut(u64, u32)) {
-    let lanes = |index: usize| keys.get(index).map_or(0, |key| tables.lanes(*key));
+    let lanes = |position: usize| Place::in_prompt(keys, position).map_or(0, |place| tables.lanes(place));
     let mut from = 0;
     let mut alive = lanes(0) & wanted;
     while alive != 0 {
-        // Invariant: all that are alive have the block `last`, and not all have the block `end`.
-        let (mut last, mut end, mut step) = (from, keys.len(), 1);
-        let mut left = 0;
+        // Invariant: all that are alive have the block `last`, and only `left` have the block `end`.
+        let (mut last, mut end, mut left, mut step) = (from, keys.len(), 0, 1);
         while last + step < end {
             let here = lanes(last + step) & alive;
             if here == alive {
@@ -250,10 +249,15 @@ pub(super) struct Hand<'a> {
 }
 
 impl Hand<'_> {
+    /// See [`Writing::fetch`].
+    pub(super) fn fetch(&self, first: impl Iterator<Item = BlockKey>) {
+        self.writing.fetch(first);
+    }
+
     /// Shows the block to readers; whether they saw it already. All before it must be shown.
     #[inline]
-    pub(super) fn show(&mut self, key: BlockKey) -> bool {
-        let set = self.writing.set(key, self.bit);
+    pub(super) fn show(&mut self, place: Place) -> bool {
+        let set = self.writing.set(place, self.bit);
         if set.replaced {
             self.plane.tables.store(Arc::new(self.writing.tables()));
         }
@@ -261,11 +265,11 @@ impl Hand<'_> {
     }
 
     /// Hides the block from readers. Nothing after it may be shown.
-    pub(super) fn hide(&mut self, key: BlockKey) {
-        self.writing.unset(key, self.bit);
+    pub(super) fn hide(&mut self, place: Place) {
+        self.writing.unset(place, self.bit);
         if self.plane.uneven.load(Ordering::Relaxed) & self.bit != 0 {
             // Only now: as long as a hole is shown, it is known as one.
-            self.change(|uneven| uneven.remove(&key.0).is_some_and(|before| before.medium.is_none()));
+            self.change(|uneven| uneven.remove(&place.key.0).is_some_and(|before| before.medium.is_none()));
         }
     }
 
@@ -304,7 +308,7 @@ impl Hand<'_> {
             *uneven = Uneven::default();
             true
         });
-        state.keys().for_each(|key| self.writing.unset(key, self.bit));
+        state.places().for_each(|place| self.writing.unset(place, self.bit));
         if self.writing.shrink() {
             self.plane.tables.store(Arc::new(self.writing.tables()));
         }

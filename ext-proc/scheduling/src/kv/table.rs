@@ -1,9 +1,14 @@
 //! Which lanes of a plane hold a block: hash tables that readers need no lock for.
 //!
-//! A cell is a key and a bit set of lanes, both atomic. A key, once written, never changes as long as
-//! its table lives; a block that nobody holds any more keeps its cell, with an empty set, until the
-//! table is replaced. So a reader that found the key has found the set, whatever writers do meanwhile,
-//! and a reader of a table that has been replaced sees what was true at that moment.
+//! A row is for up to seven consecutive blocks of a prompt and is found by the first one's key, so that
+//! neighbours share a cache line: walking along a prompt touches a seventh of the memory that a cell
+//! for each block would. Where prompts part within a row, the cell is whoever's came first; others'
+//! blocks, up to the end of that row, have rows of their own, found by their own keys.
+//!
+//! A key, once written, never changes as long as its table lives; a block that nobody holds any more
+//! keeps its cell, with an empty set of lanes, until the table is replaced. So a reader that found the
+//! key has found the set, whatever writers do meanwhile, and a reader of a table that has been replaced
+//! sees what was true at that moment.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,49 +17,126 @@ use crate::kv::chain::BlockKey;
 
 /// Tables in a plane: replacing one copies a 64th of the blocks, so that no writer does much at once.
 const SHARDS: usize = 64;
-/// The smallest table.
-const LEAST: usize = 8;
-/// The key of an empty cell; no block has it.
-const EMPTY: u64 = 0;
+/// Rows of the smallest table.
+const LEAST: usize = 2;
+/// The tag of an unused row and the key of an unused cell; no block has it.
+const NONE: u64 = 0;
+/// Blocks in a row: with the tag, their keys fill a cache line of 64 bytes.
+pub(super) const ROW: usize = 7;
 
 #[derive(Debug, Default)]
-struct Cell {
-    key: AtomicU64,
-    lanes: AtomicU64,
+#[repr(align(128))]
+struct Row {
+    /// What it is found by: the key of its first block, or of its only one.
+    tag: AtomicU64,
+    keys: [AtomicU64; ROW],
+    lanes: [AtomicU64; ROW],
+    /// The key of the block where a row for its blocks begins.
+    first: AtomicU64,
 }
 
-/// Open addressing with linear probing; keys are hashes already.
+/// A block's place: its row, where in the row, and its own key.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// The key of the row's first block: the one before which a multiple of [`ROW`] others come.
+    pub(super) first: BlockKey,
+    /// Blocks before it, counted from the prompt's beginning.
+    pub(super) position: usize,
+    pub(super) key: BlockKey,
+}
+
+impl Place {
+    /// The place of the prompt's block `position`.
+    #[inline]
+    pub(super) fn in_prompt(keys: &[BlockKey], position: usize) -> Option<Self> {
+        let (first, key) = (keys.get(position - position % ROW)?, keys.get(position)?);
+        Some(Self { first: *first, position, key: *key })
+    }
+
+    /// The highest bits: the lowest choose the row.
+    fn shard(&self) -> usize {
+        (self.first.0 >> 58) as usize
+    }
+}
+
+/// Open addressing over rows with linear probing; tags are hashes already.
 #[derive(Debug)]
 struct Table {
-    /// A power of two of them, at least a quarter of them empty.
-    cells: Box<[Cell]>,
+    /// A power of two of them, at least a quarter of them unused.
+    rows: Box<[Row]>,
 }
 
-/// Where a key is, or would be.
+/// Where a block is, or would be.
 enum Found<'a> {
-    Cell(&'a Cell),
-    Empty(&'a Cell),
+    /// There: its lanes.
+    Cell(&'a AtomicU64),
+    /// A cell of a row is free: its key and its lanes.
+    Free(&'a AtomicU64, &'a AtomicU64),
+    /// A row is free, to be found by this tag.
+    Row(&'a Row, u64),
     Nowhere,
 }
 
 impl Table {
-    fn new(cells: usize) -> Self {
-        Self { cells: (0..cells).map(|_| Cell::default()).collect() }
+    fn new(rows: usize) -> Self {
+        Self { rows: (0..rows).map(|_| Row::default()).collect() }
+    }
+
+    /// The row of that tag, or the one that is free for it, and which of the two.
+    #[inline]
+    fn row(&self, tag: u64) -> Option<(&Row, bool)> {
+        let mask = self.rows.len().wrapping_sub(1);
+        for step in 0..self.rows.len() {
+            let row = self.rows.get((tag as usize).wrapping_add(step) & mask)?;
+            match row.tag.load(Ordering::Acquire) {
+                NONE => return Some((row, false)),
+                other if other == tag => return Some((row, true)),
+                _ => {}
+            }
+        }
+        None
     }
 
     #[inline]
-    fn find(&self, key: u64) -> Found<'_> {
-        let mask = self.cells.len().wrapping_sub(1);
-        let start = key as usize & mask;
-        for step in 0..self.cells.len() {
-            let Some(cell) = self.cells.get((start + step) & mask) else { return Found::Nowhere };
-            match cell.key.load(Ordering::Acquire) {
-                EMPTY => return Found::Empty(cell),
-                other if other == key => return Found::Cell(cell),
+    fn find(&self, place: Place) -> Found<'_> {
+        for tag in [place.first.0, place.key.0] {
+            let Some((row, exists)) = self.row(tag) else { return Found::Nowhere };
+            if !exists {
+                return Found::Row(row, tag);
+            }
+            let Some((key, lanes)) = row.keys.get(place.position % ROW).zip(row.lanes.get(place.position % ROW)) else {
+                return Found::Nowhere;
+            };
+            match key.load(Ordering::Acquire) {
+                NONE => return Found::Free(key, lanes),
+                own if own == place.key.0 => return Found::Cell(lanes),
+                // Another prompt's: then it is in a row of its own, if anywhere.
                 _ => {}
             }
         }
         Found::Nowhere
+    }
+
+    /// Writes a block that is not there; whether it took a row.
+    fn add(&self, place: Place, bits: u64) -> bool {
+        match self.find(place) {
+            Found::Free(key, lanes) => {
+                lanes.store(bits, Ordering::Relaxed);
+                key.store(place.key.0, Ordering::Release);
+                false
+            }
+            Found::Row(row, tag) => {
+                let at = place.position % ROW;
+                if let Some((key, lanes)) = row.keys.get(at).zip(row.lanes.get(at)) {
+                    lanes.store(bits, Ordering::Relaxed);
+                    key.store(place.key.0, Ordering::Relaxed);
+                    row.first.store(place.first.0, Ordering::Relaxed);
+                    row.tag.store(tag, Ordering::Release);
+                }
+                true
+            }
+            Found::Cell(_) | Found::Nowhere => false,
+        }
     }
 }
 
@@ -65,17 +147,12 @@ pub(super) struct Tables(Vec<Arc<Table>>);
 impl Tables {
     /// The lanes that hold the block.
     #[inline]
-    pub(super) fn lanes(&self, key: BlockKey) -> u64 {
-        match self.0.get(shard(key)).map(|table| table.find(key.0)) {
-            Some(Found::Cell(cell)) => cell.lanes.load(Ordering::Acquire),
+    pub(super) fn lanes(&self, place: Place) -> u64 {
+        match self.0.get(place.shard()).map(|table| table.find(place)) {
+            Some(Found::Cell(lanes)) => lanes.load(Ordering::Acquire),
             _ => 0,
         }
     }
-}
-
-/// The highest bits: the lowest choose the cell.
-fn shard(key: BlockKey) -> usize {
-    (key.0 >> 58) as usize
 }
 
 /// The same tables in the hand of the one who may write.
@@ -87,7 +164,7 @@ pub(super) struct Writing {
 #[derive(Debug)]
 struct Shard {
     table: Arc<Table>,
-    /// Cells with a key.
+    /// Rows with a tag.
     used: usize,
     /// Cells with a lane.
     live: usize,
@@ -111,39 +188,43 @@ impl Writing {
         Tables(self.shards.iter().map(|shard| Arc::clone(&shard.table)).collect())
     }
 
+    /// Looks where blocks of rows that begin with these are, so that the memory is on its way for all of
+    /// them when it is needed for the first.
+    pub(super) fn fetch(&self, first: impl Iterator<Item = BlockKey>) {
+        let row = |key: BlockKey| {
+            let place = Place { first: key, position: 0, key };
+            self.shards.get(place.shard())?.table.row(key.0).map(|(_, exists)| usize::from(exists))
+        };
+        std::hint::black_box(first.filter_map(row).sum::<usize>());
+    }
+
     /// Adds the lanes of `bit` to the block's.
     #[inline]
-    pub(super) fn set(&mut self, key: BlockKey, bit: u64) -> Set {
+    pub(super) fn set(&mut self, place: Place, bit: u64) -> Set {
         let mut set = Set { was_set: false, replaced: false };
-        let Some(shard) = self.shards.get_mut(shard(key)) else { return set };
-        if (shard.used + 1) * 4 > shard.table.cells.len() * 3 {
+        let Some(shard) = self.shards.get_mut(place.shard()) else { return set };
+        if let Found::Cell(lanes) = shard.table.find(place) {
+            let before = lanes.load(Ordering::Relaxed);
+            set.was_set = before & bit != 0;
+            shard.live += usize::from(before == 0);
+            lanes.store(before | bit, Ordering::Release);
+            return set;
+        }
+        if (shard.used + 1) * 4 > shard.table.rows.len() * 3 {
             shard.replace();
             set.replaced = true;
         }
-        match shard.table.find(key.0) {
-            Found::Cell(cell) => {
-                let before = cell.lanes.load(Ordering::Relaxed);
-                set.was_set = before & bit != 0;
-                shard.live += usize::from(before == 0);
-                cell.lanes.store(before | bit, Ordering::Release);
-            }
-            Found::Empty(cell) => {
-                cell.lanes.store(bit, Ordering::Relaxed);
-                cell.key.store(key.0, Ordering::Release);
-                shard.used += 1;
-                shard.live += 1;
-            }
-            Found::Nowhere => {}
-        }
+        shard.used += usize::from(shard.table.add(place, bit));
+        shard.live += 1;
         set
     }
 
     /// Takes the lanes of `bit` from the block's.
-    pub(super) fn unset(&mut self, key: BlockKey, bit: u64) {
-        let Some(shard) = self.shards.get_mut(shard(key)) else { return };
-        if let Found::Cell(cell) = shard.table.find(key.0) {
-            let before = cell.lanes.load(Ordering::Relaxed);
-            cell.lanes.store(before & !bit, Ordering::Release);
+    pub(super) fn unset(&mut self, place: Place, bit: u64) {
+        let Some(shard) = self.shards.get_mut(place.shard()) else { return };
+        if let Found::Cell(lanes) = shard.table.find(place) {
+            let before = lanes.load(Ordering::Relaxed);
+            lanes.store(before & !bit, Ordering::Release);
             shard.live -= usize::from(before != 0 && before & !bit == 0);
         }
     }
@@ -152,7 +233,7 @@ impl Writing {
     pub(super) fn shrink(&mut self) -> bool {
         let mut any = false;
         for shard in &mut self.shards {
-            if shard.table.cells.len() > LEAST && shard.live * 8 < shard.table.cells.len() {
+            if shard.table.rows.len() > LEAST && shard.live < shard.table.rows.len() {
                 shard.replace();
                 any = true;
             }
@@ -161,7 +242,7 @@ impl Writing {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.shards.iter().map(|shard| shard.table.cells.len() * size_of::<Cell>()).sum()
+        self.shards.iter().map(|shard| shard.table.rows.len() * size_of::<Row>()).sum()
     }
 }
 
@@ -169,18 +250,19 @@ impl Shard {
     /// A table of only the cells that somebody holds, at most three eighths full: a good part of its
     /// size can be stored before the next.
     fn replace(&mut self) {
-        let cells = (self.live * 8 / 3 + 1).next_power_of_two().max(LEAST);
-        let table = Table::new(cells);
-        for cell in &self.table.cells {
-            let (key, lanes) = (cell.key.load(Ordering::Relaxed), cell.lanes.load(Ordering::Relaxed));
-            if lanes != 0
-                && let Found::Empty(free) = table.find(key)
-            {
-                free.lanes.store(lanes, Ordering::Relaxed);
-                free.key.store(key, Ordering::Relaxed);
+        let is_live = |row: &&Row| row.lanes.iter().any(|lanes| lanes.load(Ordering::Relaxed) != 0);
+        let live = self.table.rows.iter().filter(is_live).count();
+        let table = Table::new((live * 8 / 3 + 1).next_power_of_two().max(LEAST));
+        self.used = 0;
+        for row in &self.table.rows {
+            let first = BlockKey(row.first.load(Ordering::Relaxed));
+            for (position, (key, lanes)) in row.keys.iter().zip(&row.lanes).enumerate() {
+                let (key, lanes) = (BlockKey(key.load(Ordering::Relaxed)), lanes.load(Ordering::Relaxed));
+                if lanes != 0 {
+                    self.used += usize::from(table.add(Place { first, position, key }, lanes));
+                }
             }
         }
-        self.used = self.live;
         self.table = Arc::new(table);
     }
 }

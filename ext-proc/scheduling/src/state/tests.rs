@@ -126,7 +126,7 @@ fn what_an_engine_said_of_its_cache_leaves_with_the_pod_and_not_with_a_label() {
     let mut scene = Scene::of(declare(vec![declared(0, &[])]));
     let slot = scene.pool().endpoints[0].slot;
     let kv = Arc::clone(&scene.snapshot().kv);
-    kv.apply(slot, 0, &[event.clone()]);
+    kv.apply(slot, 0, std::slice::from_ref(&event));
     scene.state.apply(seconds(1), Event::Declared(declare(vec![declared(0, &[("app", "x")])])));
     assert_eq!((scene.pool().endpoints[0].slot, scene.snapshot().kv.usage().blocks), (slot, 1));
     let mut other = declared(0, &[("app", "x")]);
@@ -136,6 +136,19 @@ fn what_an_engine_said_of_its_cache_leaves_with_the_pod_and_not_with_a_label() {
     kv.apply(slot, 0, &[event]);
     scene.state.apply(seconds(3), Event::Declared(declare(Vec::new())));
     assert_eq!(scene.snapshot().kv.usage().blocks, 0);
+}
+
+#[test]
+fn scrapes_teach_how_long_an_output_token_takes_and_another_pod_has_to_be_learned_anew() {
+    let mut scene = Scene::equal(1);
+    let step = |scene: &Scene| scene.pool().endpoints[0].load.rates().speed().step;
+    let prior = step(&scene);
+    scene.scrape(0, Gauges { time_per_output_token: Some(std::time::Duration::from_millis(132)), ..Gauges::default() });
+    assert!((step(&scene) - 0.052).abs() < 1e-6, "a fifth of the way: {}", step(&scene));
+    let mut other = declared(0, &[]);
+    other.name = "default/other".into();
+    scene.state.apply(seconds(1), Event::Declared(one_pool(vec![other])));
+    assert_eq!(step(&scene), prior);
 }
 
 #[test]

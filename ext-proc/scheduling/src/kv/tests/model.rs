@@ -10,7 +10,9 @@ use proptest::prelude::*;
 use super::*;
 
 pub(super) const SLOTS: [Slot; 3] = [Slot(0), Slot(1), Slot(2)];
-/// Prompts are at most so many blocks of one token out of two.
+/// How every prompt begins, so that the rest lies on both sides of the end of a row of the table.
+const BEGINNING: [u32; 5] = [0; 5];
+/// What follows are at most so many blocks of one token out of two.
 const DEPTH: u32 = 4;
 
 /// A block: the adapter, and the tokens up to its end.
@@ -149,7 +151,7 @@ impl Model {
 
 /// Every prompt there is, with and without the adapter.
 pub(super) fn prompts() -> impl Iterator<Item = (Vec<u32>, Option<&'static str>)> {
-    let prompts = (0..1_u32 << DEPTH).map(|bits| (0..DEPTH).map(|bit| bits >> bit & 1).collect::<Vec<_>>());
+    let prompts = (0..1_u32 << DEPTH).map(|bits| begun((0..DEPTH).map(|bit| bits >> bit & 1)));
     prompts.flat_map(|prompt| [(prompt.clone(), None), (prompt, Some("a"))])
 }
 
@@ -169,11 +171,22 @@ fn any_medium() -> impl Strategy<Value = Medium> {
 }
 
 fn any_prompt() -> impl Strategy<Value = Vec<u32>> {
-    vec(0_u32..2, 1..=DEPTH as usize)
+    vec(0_u32..2, 1..=DEPTH as usize).prop_map(begun)
+}
+
+fn begun(rest: impl IntoIterator<Item = u32>) -> Vec<u32> {
+    BEGINNING.into_iter().chain(rest).collect()
+}
+
+/// A prompt, or its beginning.
+fn any_block() -> impl Strategy<Value = Vec<u32>> {
+    (any_prompt(), 0_usize..9)
+        .prop_map(|(prompt, cut)| if cut == 0 { prompt } else { prompt[..cut.min(prompt.len())].to_vec() })
 }
 
 fn any_event() -> impl Strategy<Value = KvEvent> {
-    let stored = (any_prompt(), 0_usize..3, any::<bool>(), any_medium(), 0_u8..16, 0_u8..8);
+    let stored =
+        (any_prompt(), prop_oneof![2 => Just(0), 1 => 4_usize..9], any::<bool>(), any_medium(), 0_u8..16, 0_u8..8);
     let stored = stored.prop_map(|(prompt, from, lora, medium, variant, parents)| {
         // The adapter of a continuation is its beginning's, whatever the event says.
         let from = from.min(prompt.len() - 1);
@@ -188,7 +201,7 @@ fn any_event() -> impl Strategy<Value = KvEvent> {
             medium,
         }
     });
-    let removed = (vec((any_prompt(), any::<bool>(), 0_u8..16), 1..4), option::of(any_medium()));
+    let removed = (vec((any_block(), any::<bool>(), 0_u8..16), 1..4), option::of(any_medium()));
     let removed = removed.prop_map(|(blocks, medium)| KvEvent::Removed {
         hashes: blocks.iter().map(|(prompt, lora, variant)| EngineHash(name(*lora, prompt, *variant))).collect(),
         medium,

@@ -159,7 +159,7 @@ fn what_is_not_known_of_a_prompt_is_not_sent_apart() {
     let mut scene = scene(&["a"], &["a"]).with_profile(&rules(json!({"minUncachedTokens": 0})));
     for content in [Content::Hidden, Content::Absent] {
         let headers = no_headers();
-        let request = Request { id: "1", path: "/", headers: &headers, content, subset: None };
+        let request = Request { id: "1", path: "/", headers: &headers, content, subset: None, tokens: None };
         assert_eq!(disaggregation(&scene.decide(&request).unwrap()).verdict, Verdict::NoPrompt);
     }
     let nothing = scene.ask("").unwrap();
@@ -241,7 +241,14 @@ fn a_subset_hint_binds_the_gateway_and_not_our_own_prefill_call() {
         let prompt = crate::Prompt { pieces: body.prompt.pieces.clone() };
         let body = crate::Body { model: body.model.clone(), stream: false, max_tokens: None, prompt };
         let content = Content::Parsed(body);
-        scene.decide(&Request { id: "1", path: "/", headers: request.headers, content, subset: Some(&subset) })
+        scene.decide(&Request {
+            id: "1",
+            path: "/",
+            headers: request.headers,
+            content,
+            subset: Some(&subset),
+            tokens: None,
+        })
     });
     let decision = decision.unwrap();
     assert_eq!((decision.ranked.as_slice(), disaggregation(&decision).prefills.len()), ([1].as_slice(), 1));
