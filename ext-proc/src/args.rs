@@ -114,6 +114,9 @@ pub struct Args {
     #[arg(long, env = "KTHENA_DESTINATION_LIST", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16), help_heading = "Requests")]
     pub destination_list: u8,
 
+    /// Tokenizers and chat templates as models have them, in `DIR/MODEL/`; for other models the engines' /tokenize is asked
+    #[arg(long, env = "KTHENA_TOKENIZER_DIR", value_name = "DIR", help_heading = "Caches")]
+    pub tokenizer_dir: Option<PathBuf>,
     /// Port where each engine publishes its KV events, for the scorer kvcache-aware; rank n does so n ports above
     #[arg(long, env = "KTHENA_KV_EVENTS_PORT", value_name = "PORT", default_value_t = 5557, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Caches")]
     pub kv_events_port: u16,

@@ -25,6 +25,7 @@ use scheduling::{PoolName, RefusalKind};
 
 use crate::fleet::Fleet;
 use crate::kv_events::KvMetrics;
+use crate::tokens::TokenMetrics;
 use fleet::{EndpointCounters, FleetCollector};
 use labels::{DurationLabels, KnownModels, ModelLabels, ModelName, ReasonLabels, RequestLabels, SourceLabels, Trace};
 use prefill::PrefillMetrics;
@@ -108,6 +109,8 @@ pub struct Metrics {
     duplicates: Counter,
     /// What is heard of the engines' caches.
     pub kv_events: Arc<KvMetrics>,
+    /// Where the token ids of prompts come from.
+    pub tokens: Arc<TokenMetrics>,
     prefill: PrefillMetrics,
 }
 
@@ -137,6 +140,7 @@ impl Metrics {
             held: Counter::default(),
             duplicates: Counter::default(),
             kv_events: Arc::default(),
+            tokens: Arc::default(),
             prefill: PrefillMetrics::default(),
             fleet,
         };
@@ -193,6 +197,7 @@ impl Metrics {
             self.duplicates.clone(),
         );
         self.kv_events.register(registry);
+        self.tokens.register(registry);
         self.prefill.register(registry);
         let spans = [
             ("trace_spans_ended", "Sampled spans that ended", &counters.spans_ended),

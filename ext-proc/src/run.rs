@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use clap::Parser;
-use scheduling::PoolName;
+use scheduling::{PoolName, Profile};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -35,6 +35,7 @@ use crate::scrape::Scraper;
 use crate::service::{Service, Settings};
 use crate::telemetry::{Telemetry, access_log_from_environment};
 use crate::tls::Certificate;
+use crate::tokens::Tokenizers;
 use crate::trace::Tracing;
 
 /// How long new exchanges are still taken after readiness was given up, so that data planes and
@@ -188,6 +189,7 @@ impl Picker {
             drain_timeout,
             body_mode_fallback,
             destination_list,
+            tokenizer_dir,
             kv_events_port,
             kv_replay_port,
             kv_events_topic,
@@ -231,7 +233,10 @@ impl Picker {
         if prefill_timeout >= exchange_timeout {
             bail!("--prefill-timeout must be below --exchange-timeout, which is {exchange_timeout:?}");
         }
+        let tokenizers =
+            Tokenizers::open(tokenizer_dir.as_deref(), Arc::clone(&metrics.tokens)).context("--tokenizer-dir")?;
         let settings = Settings {
+            tokenizers: Some(Arc::new(tokenizers)),
             body_mode_fallback: body_mode_fallback.into(),
             max_body_size: max_body_size.0,
             exchange_timeout,
@@ -323,9 +328,8 @@ impl Picker {
         let failed = Arc::clone(&metrics);
         let scraper = Scraper::new(Arc::clone(&fleet), move |address| failed.scrape_failed(address));
         others.spawn("scraper", endless(scraper.run()));
-        let subscriber = Subscriber::new(Arc::clone(&fleet), kv_sources, Arc::clone(&metrics.kv_events), |profile| {
-            profile.scorer_weights().any(|(name, _)| name == "kvcache-aware")
-        });
+        let subscriber =
+            Subscriber::new(Arc::clone(&fleet), kv_sources, Arc::clone(&metrics.kv_events), Profile::uses_kv_events);
         others.spawn("KV events", endless(subscriber.run()));
         let failed = |source| {
             let metrics = Arc::clone(&metrics);

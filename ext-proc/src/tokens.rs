@@ -35,8 +35,9 @@ use files::{Files, Model};
 pub use files::FilesError;
 pub use metrics::TokenMetrics;
 
-/// How long a prompt may take from here to its ids, waiting included.
-const DEADLINE: Duration = Duration::from_millis(500);
+/// How long a prompt may take from here to its ids, waiting included: less than the 200 ms that Envoy waits
+/// for an answer if nobody tells it otherwise.
+const DEADLINE: Duration = Duration::from_millis(150);
 
 /// Prompts that wait to be tokenized; more go without.
 const WAITING: usize = 64;

@@ -19,6 +19,7 @@ use tracing::Instrument;
 use super::Shared;
 use super::answer::answer;
 use super::prefill::{self, Asked, Plan};
+use super::tokens::{InTokens, Tokenizing, tokens_for};
 use crate::duplicates::{self, Key};
 use crate::exchange::{Exchange, Input, Message, ProtocolError, Rules, Seen, Step};
 use crate::from_proto::{self, Heard, WireHeaders};
@@ -49,6 +50,8 @@ pub struct ProcessStream {
     deadline: Instant,
     timer: Option<Pin<Box<tokio::time::Sleep>>>,
     request: Option<RequestHead>,
+    /// A decision that waits for the prompt's tokens.
+    tokenizing: Option<(Seen, Tokenizing)>,
     /// A decision whose answer waits for its prefill.
     waiting: Option<Waiting>,
     /// A prefill that runs beside the request that was answered.
@@ -58,12 +61,12 @@ pub struct ProcessStream {
 }
 
 /// What is kept of the request's headers message.
-struct RequestHead {
-    headers: WireHeaders,
-    id: String,
+pub(super) struct RequestHead {
+    pub(super) headers: WireHeaders,
+    pub(super) id: String,
     /// The client sent the id: two streams that carry it may be one request.
     named: bool,
-    pool: Result<PoolName, RefusalKind>,
+    pub(super) pool: Result<PoolName, RefusalKind>,
     subset: Option<Subset>,
 }
 
@@ -91,7 +94,7 @@ struct Answered {
 
 impl RequestHead {
     /// The path without its query.
-    fn path(&self) -> &str {
+    pub(super) fn path(&self) -> &str {
         let path = self.headers.get(":path").unwrap_or_default();
         path.split_once('?').map_or(path, |(path, _)| path)
     }
@@ -137,6 +140,7 @@ impl ProcessStream {
             deadline: Instant::now() + rules.deadline,
             timer: None,
             request: None,
+            tokenizing: None,
             waiting: None,
             alongside: None,
             served: None,
@@ -169,7 +173,7 @@ impl ProcessStream {
                 }
                 self.exchange.on(input, &mut self.steps);
                 if !self.exchange.is_deciding() {
-                    self.waiting = None;
+                    (self.tokenizing, self.waiting) = (None, None);
                 }
             }
             Err(error) => self.steps.push_back(Step::Fail(error)),
@@ -223,8 +227,16 @@ impl ProcessStream {
         }
     }
 
-    fn pick(&mut self, seen: Seen) {
-        match self.decide(seen) {
+    /// Picks, once the prompt's tokens are there if the profile wants them.
+    fn prepare(&mut self, seen: Seen) {
+        match self.request.as_ref().and_then(|head| tokens_for(&self.shared, head, seen, self.exchange.body())) {
+            Some(tokens) => self.tokenizing = Some((seen, tokens)),
+            None => self.pick(seen, None),
+        }
+    }
+
+    fn pick(&mut self, seen: Seen, prompt: Option<&InTokens>) {
+        match self.decide(seen, prompt) {
             Ok((answered, Plan::Alone(body))) => self.answer(answered, body, None),
             Ok((answered, Plan::Sidecar { body, prefiller })) => self.answer(answered, body, Some(prefiller)),
             Ok((answered, Plan::First(job))) => {
@@ -289,7 +301,7 @@ impl ProcessStream {
     }
 
     /// The decision, and what is done about prefill.
-    fn decide(&mut self, seen: Seen) -> Result<(Answered, Plan), Refusal> {
+    fn decide(&mut self, seen: Seen, prompt: Option<&InTokens>) -> Result<(Answered, Plan), Refusal> {
         let Some(head) = &self.request else {
             return Err(RefusalKind::UnknownPool("the stream has no request headers".to_owned()).into());
         };
@@ -319,7 +331,7 @@ impl ProcessStream {
             },
         };
         let path = head.path();
-        let tokens = None;
+        let tokens = prompt.map(InTokens::view);
         let request =
             Request { id: &head.id, path, headers: &head.headers, content, subset: head.subset.as_ref(), tokens };
 
@@ -346,7 +358,7 @@ impl ProcessStream {
     }
 
     fn refuse(&mut self, refusal: &Refusal) {
-        self.waiting = None;
+        (self.tokenizing, self.waiting) = (None, None);
         self.observer.decided(Err(refusal), false);
         let refused = to_proto::refused(&refusal.kind);
         let status = refused.status;
@@ -355,6 +367,14 @@ impl ProcessStream {
     }
 
     fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if let Some((seen, tokens)) = &mut self.tokenizing
+            && let Poll::Ready(prompt) = tokens.as_mut().poll(context)
+        {
+            let seen = *seen;
+            self.tokenizing = None;
+            self.pick(seen, prompt.as_ref());
+            return Poll::Ready(());
+        }
         if let Some(waiting) = &mut self.waiting
             && let Poll::Ready(outcome) = waiting.prefill.as_mut().poll(context)
             && let Some(Waiting { answered, prefill: _ }) = self.waiting.take()
@@ -408,7 +428,7 @@ impl ProcessStream {
     fn finish(&mut self) {
         self.finished = true;
         self.steps.clear();
-        self.waiting = None;
+        (self.tokenizing, self.waiting) = (None, None);
         let alongside = self.alongside.take();
         let Some(answered) = self.served.take() else { return };
         let Answered { picked, decision, key: _, at, last_sent, learned, prefilled, responded, whole_response } =
@@ -444,7 +464,7 @@ impl Stream for ProcessStream {
             }
             match this.steps.pop_front() {
                 None => ready!(this.poll_message(context)),
-                Some(Step::Pick(seen)) => this.pick(seen),
+                Some(Step::Pick(seen)) => this.prepare(seen),
                 Some(Step::Refuse(kind)) => this.refuse(&kind.into()),
                 Some(Step::Send(message)) => {
                     let (response, rest) = to_proto::response(message);

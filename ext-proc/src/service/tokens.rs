@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use scheduling::{Content, EngineKind, Pool, Profile, Request, Resolution};
+use scheduling::{Content, EngineKind, Pool, Request, Resolution};
 
 use super::Shared;
 use super::stream::RequestHead;
@@ -14,20 +14,19 @@ use crate::exchange::Seen;
 use crate::openai;
 use crate::tokens::{Tokens, Whose};
 
-/// The scorer that compares token ids with what engines say they hold.
-const SCORER: &str = "kvcache-aware";
-
-/// Whether the profile has use for token ids, and for what engines say of their caches.
-#[must_use]
-pub fn wants_tokens(profile: &Profile) -> bool {
-    profile.scorer_weights().any(|(name, _)| name == SCORER)
-}
-
 /// A prompt in tokens, and the adapter that it is for.
 #[derive(Debug)]
 pub(super) struct InTokens {
-    pub(super) tokens: Tokens,
-    pub(super) lora: Option<String>,
+    tokens: Tokens,
+    lora: Option<String>,
+}
+
+impl InTokens {
+    /// As the brain wants it.
+    pub(super) fn view(&self) -> scheduling::Tokens<'_> {
+        let Tokens { ids, salt, source: _ } = &self.tokens;
+        scheduling::Tokens { ids, lora: self.lora.as_deref(), salt: salt.as_deref() }
+    }
 }
 
 /// Ends with the tokens, or with none: the metric says why.
@@ -38,13 +37,14 @@ pub(super) type Tokenizing = Pin<Box<dyn Future<Output = Option<InTokens>> + Sen
 pub(super) fn tokens_for(shared: &Shared, head: &RequestHead, seen: Seen, body: &[u8]) -> Option<Tokenizing> {
     let tokenizers = shared.settings.tokenizers.as_ref()?;
     let is_prompt = seen == Seen::Whole && head.path().ends_with("/completions");
-    if !is_prompt || !wants_tokens(&shared.fleet.profile()) || !openai::is_json(head.headers.all("content-type")) {
+    if !is_prompt || !shared.fleet.profile().uses_kv_events() || !openai::is_json(head.headers.all("content-type")) {
         return None;
     }
     let snapshot = shared.fleet.snapshot();
     let pool = snapshot.pools.get(head.pool.as_ref().ok()?)?;
     let content = Content::Parsed(openai::parse(body).ok()?.body);
-    let request = Request { id: &head.id, path: head.path(), headers: &head.headers, content, subset: None };
+    let request =
+        Request { id: &head.id, path: head.path(), headers: &head.headers, content, subset: None, tokens: None };
     let resolution = pool.routing.resolve(&request, &mut SmallRng::from_os_rng()).ok()?;
     let (whose, lora) = whose(pool, request.model()?, resolution.as_ref());
     let (tokenizers, body) = (Arc::clone(tokenizers), body.to_vec());
