@@ -11,4 +11,5 @@ mod picker;
 mod refusals;
 mod repetition;
 mod steering;
+mod tokens;
 mod which_pool;

@@ -19,6 +19,9 @@ use crate::fleet::Fleet;
 /// How often the fleet and the profile are looked at for what has changed.
 const TICK: Duration = Duration::from_millis(100);
 
+/// As [`TICK`], while nobody wants KV events.
+const SLOW_TICK: Duration = Duration::from_secs(1);
+
 /// Replays at once, all engines together: each brings up to ten thousand batches.
 const REPLAYS: usize = 8;
 
@@ -114,7 +117,8 @@ impl Subscriber {
             for (rank, registration) in self.follow_fleet() {
                 followers.push(Abortable::new(rank.follow(), registration));
             }
-            let tick = tokio::time::sleep(TICK);
+            let wanted = self.seen.is_some_and(|(_, wanted)| wanted);
+            let tick = tokio::time::sleep(if wanted { TICK } else { SLOW_TICK });
             tokio::pin!(tick);
             // Followers that were aborted end; the others never do.
             loop {
