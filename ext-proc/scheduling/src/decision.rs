@@ -105,6 +105,9 @@ impl fmt::Display for Decision {
                 write!(formatter, ": {trade}")?;
             }
         }
+        if let Some(measure) = self.report.kv.filter(|measure| !matches!(measure, KvMeasure::Exact { .. })) {
+            write!(formatter, "; kvcache-aware is {measure}")?;
+        }
         match &self.disaggregation {
             Some(disaggregation) => write!(formatter, "; {disaggregation}"),
             None => Ok(()),

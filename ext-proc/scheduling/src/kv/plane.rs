@@ -18,7 +18,7 @@ use crate::endpoint::Slot;
 use crate::kv::chain::BlockKey;
 use crate::kv::event::{Applied, KvEvent, Medium};
 use crate::kv::lane::Lane;
-use crate::kv::table::{Place, Tables, Writing};
+use crate::kv::table::{Place, ROW, Tables, Writing};
 
 /// Lanes in a plane: the bits of a set.
 pub(super) const LANES: usize = 64;
@@ -97,28 +97,32 @@ fn bits(mut set: u64) -> impl Iterator<Item = usize> {
     })
 }
 
+/// Blocks that are looked up without waiting for each other: the memory answers for all of them in
+/// little more than the time for one.
+const AT_ONCE: usize = 3;
+
 /// Calls `ended` with lanes among `wanted` and how many leading keys they have: from one change in the
-/// set of lanes to the next.
+/// set of lanes to the next. The first round of a search goes out in growing steps, since most changes
+/// are near; the following ones part what is left in equal steps.
 fn gallop(tables: &Tables, keys: &[BlockKey], wanted: u64, mut ended: impl FnMut(u64, u32)) {
     let lanes = |position: usize| Place::in_prompt(keys, position).map_or(0, |place| tables.lanes(place));
     let mut from = 0;
     let mut alive = lanes(0) & wanted;
     while alive != 0 {
         // Invariant: all that are alive have the block `last`, and only `left` have the block `end`.
-        let (mut last, mut end, mut left, mut step) = (from, keys.len(), 0, 1);
-        while last + step < end {
-            let here = lanes(last + step) & alive;
-            if here == alive {
-                last += step;
-                step *= 2;
-            } else {
-                (end, left) = (last + step, here);
-            }
-        }
+        let (mut last, mut end, mut left) = (from, keys.len(), 0);
+        let mut steps = [ROW, ROW * 8, ROW * 64];
         while end - last > 1 {
-            let middle = last.midpoint(end);
-            let here = lanes(middle) & alive;
-            if here == alive { last = middle } else { (end, left) = (middle, here) }
+            let found = steps.map(|step| (last + step, lanes(last + step)));
+            for (position, lanes) in found {
+                if position < end && lanes & alive == alive {
+                    last = position;
+                } else if position < end {
+                    (end, left) = (position, lanes & alive);
+                }
+            }
+            let even = (end - last).div_ceil(AT_ONCE + 1);
+            steps = [even, even * 2, even * 3];
         }
         ended(alive & !left, u32::try_from(end).unwrap_or(u32::MAX));
         (from, alive) = (end, left);

@@ -377,6 +377,8 @@ fn where_the_exact_measure_is_missing_the_report_says_why_and_the_approximate_on
     let tokens: Vec<u32> = (0..1600).collect();
     let first = with_tokens(Some(&tokens), |request| scene.decide(request)).unwrap();
     assert_eq!(first.report.kv, Some(KvMeasure::NoEvents));
+    let why = "kvcache-aware is approximate: no endpoint has sent KV events";
+    assert!(first.to_string().contains(why), "{first}");
     scene.learn(&first);
     say(&scene, 0, &tokens, 16);
     let second = with_tokens(None, |request| scene.decide(request)).unwrap();
