@@ -145,6 +145,30 @@ pub struct Args {
     pub log_level: String,
 }
 
+impl Args {
+    /// The longest time for the prefill of a request. Unless one is given, a request whose prefill has
+    /// failed still has a third of its time.
+    ///
+    /// # Errors
+    /// When one is given that leaves no time for decode.
+    pub fn prefill_timeout(&self) -> Result<Duration, TooLong> {
+        let (given, whole) = (self.prefill_timeout, self.exchange_timeout);
+        match given {
+            None => Ok(whole * 2 / 3),
+            Some(given) if given < whole => Ok(given),
+            Some(given) => Err(TooLong { given, whole }),
+        }
+    }
+}
+
+/// A part of an exchange that would take all its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{given:?} must be below --exchange-timeout, which is {whole:?}")]
+pub struct TooLong {
+    given: Duration,
+    whole: Duration,
+}
+
 /// What the ext_proc ports speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TlsMode {
@@ -308,6 +332,16 @@ mod tests {
         assert_eq!(args.max_body_size, Size(16 << 20));
         assert_eq!((args.exchange_timeout, args.drain_timeout), (Duration::from_secs(30), Duration::from_secs(30)));
         assert_eq!((args.tls, args.destination_list), (TlsMode::Auto, 1));
+    }
+
+    #[test]
+    fn a_prefill_leaves_time_for_decode() {
+        let timeout = |args: &[&str]| parse(args).unwrap().prefill_timeout().map_err(|error| error.to_string());
+        assert_eq!(timeout(&[]), Ok(Duration::from_secs(20)));
+        assert_eq!(timeout(&["--exchange-timeout=3s"]), Ok(Duration::from_secs(2)));
+        assert_eq!(timeout(&["--prefill-timeout=29s"]), Ok(Duration::from_secs(29)));
+        let error = timeout(&["--prefill-timeout=30s"]).unwrap_err();
+        assert_eq!(error, "30s must be below --exchange-timeout, which is 30s");
     }
 
     #[test]

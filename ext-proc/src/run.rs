@@ -167,6 +167,7 @@ impl Picker {
     /// # Errors
     /// What is wrong with the flags, the files or the ports, and what to change.
     pub async fn bind(args: Args, instruments: Instruments) -> anyhow::Result<Self> {
+        let prefill_timeout = args.prefill_timeout().context("--prefill-timeout")?;
         let Args {
             config_dir,
             kubeconfig: _,
@@ -185,7 +186,7 @@ impl Picker {
             scheduler_config,
             max_body_size,
             exchange_timeout,
-            prefill_timeout,
+            prefill_timeout: _,
             drain_timeout,
             body_mode_fallback,
             destination_list,
@@ -228,11 +229,6 @@ impl Picker {
         addresses.log();
         let fleet = Arc::new(Fleet::new(profile));
         let metrics = Arc::new(Metrics::new(Arc::clone(&fleet), &instruments.counters));
-        // By default a request whose prefill failed still has a third of its time.
-        let prefill_timeout = prefill_timeout.unwrap_or(exchange_timeout * 2 / 3);
-        if prefill_timeout >= exchange_timeout {
-            bail!("--prefill-timeout must be below --exchange-timeout, which is {exchange_timeout:?}");
-        }
         let tokenizers =
             Tokenizers::open(tokenizer_dir.as_deref(), Arc::clone(&metrics.tokens)).context("--tokenizer-dir")?;
         let settings = Settings {

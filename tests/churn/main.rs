@@ -4,6 +4,7 @@
 //! `KTHENA_CHURN_REQUESTS` sets how many requests are sent (50,000 unless set).
 
 mod clients;
+mod pairs;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

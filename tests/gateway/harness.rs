@@ -166,6 +166,36 @@ async fn an_engine_misbehaves_on_demand_and_only_then() {
 }
 
 #[tokio::test]
+async fn engines_hand_blocks_over_once_and_count_what_must_not_be() {
+    let mut config = EngineConfig::instant("m");
+    config.kv_lease = Duration::from_millis(50);
+    let engines = Engine::start_many([EngineConfig::instant("m"), EngineConfig::instant("m"), config]).await.unwrap();
+    let [prefill, decode, forgetful] = &engines[..] else { unreachable!("three were started") };
+    let ask = |engine: &Engine, params: String| {
+        let body = format!(r#"{{"model": "m", "prompt": "a prompt of some tokens", "kv_transfer_params": {params}}}"#);
+        Client::new(engine.address()).post("/v1/completions", body).send()
+    };
+    let keep = async |engine: &Engine| {
+        let reply = ask(engine, r#"{"do_remote_decode": true}"#.to_owned()).await.unwrap().text();
+        reply.split_once(r#""kv_transfer_params":"#).unwrap().1.strip_suffix('}').unwrap().to_owned()
+    };
+    let params = keep(prefill).await;
+    assert_eq!(ask(decode, params.clone()).await.unwrap().status, 200);
+    assert_eq!(ask(decode, params).await.unwrap().status, 500);
+    let altered = keep(prefill).await.replace("1234567890.10", "1234567890.1");
+    assert_eq!(ask(decode, altered).await.unwrap().status, 200);
+    let (given, taken) = (prefill.transfers(), decode.transfers());
+    assert_eq!((given.kept, given.fetched, given.used_twice, given.altered), (2, 2, 1, 1), "{given:?}");
+    assert_eq!((taken.received, taken.sources.first()), (2, Some(&prefill.address())), "{taken:?}");
+
+    let params = keep(forgetful).await;
+    poll::until("the end of the lease", SOON, async || (forgetful.transfers().expired == 1).then_some(()))
+        .await
+        .unwrap();
+    assert_eq!(ask(decode, params).await.unwrap().status, 500);
+}
+
+#[tokio::test]
 async fn engines_of_one_pool_share_a_port_and_know_their_models() {
     let configs = [EngineConfig::instant("m").adapters(&["a"]), EngineConfig::instant("m")];
     let engines = Engine::start_many(configs).await.unwrap();

@@ -111,6 +111,7 @@ impl Pairs {
             sum.fetched += one.fetched;
             sum.expired += one.expired;
             sum.received += one.received;
+            // Who fetched from whom is a question to one engine.
             sum.used_twice += one.used_twice;
             sum.altered += one.altered;
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use tests::engine::EngineConfig;
+use tests::engine::{Engine, EngineConfig};
 use tests::otlp_sink::{OtlpSink, Span};
 use tests::shapes::plain::Body;
 
@@ -84,6 +84,22 @@ async fn a_streamed_chat_is_prefilled_apart_and_streams_from_decode() {
 }
 
 #[tokio::test]
+async fn a_prompt_of_many_chunks_is_prefilled_apart() {
+    let pairs = Plan::default().start().await;
+    for mode in Body::VISIBLE {
+        let (_envoy, client) = pairs.behind(mode).await;
+        let sent = odd_body(&format!("{mode:?} {}", "and so on ".repeat(40_000)));
+        let call = client.post("/v1/completions", sent.clone()).header("content-type", "application/json");
+        let reply = call.send().await.unwrap();
+        assert_eq!(reply.status, 200, "{mode:?}: {}", reply.text());
+        let received = pairs.decode().received().pop().unwrap();
+        assert!(received.body_len > sent.len(), "{mode:?}");
+    }
+    pairs.assert_transferred(4);
+    pairs.assert_idle().await;
+}
+
+#[tokio::test]
 async fn pairs_are_of_one_group_and_both_groups_work() {
     let pairs = Plan { groups: vec![(2, 1), (1, 2)], ..Plan::default() }.start().await;
     let (_envoy, client) = pairs.behind(Body::FullDuplex).await;
@@ -95,8 +111,11 @@ async fn pairs_are_of_one_group_and_both_groups_work() {
     for (prefills, decodes) in std::iter::zip(&pairs.prefills, &pairs.decodes) {
         let kept: u64 = prefills.iter().map(|engine| engine.transfers().kept).sum();
         let received: u64 = decodes.iter().map(|engine| engine.transfers().received).sum();
-        assert_eq!(kept, received, "nothing crosses groups");
-        assert!(kept > 0, "both groups are used");
+        assert!(kept > 0 && kept == received, "both groups are used");
+        let own: BTreeSet<_> = prefills.iter().map(Engine::address).collect();
+        for decode in decodes {
+            assert!(decode.transfers().sources.is_subset(&own), "nothing crosses groups");
+        }
     }
     pairs.assert_idle().await;
 }

@@ -7,6 +7,7 @@ mod feedback;
 mod messages;
 mod modes;
 mod orders;
+mod pairs;
 mod picker;
 mod refusals;
 mod repetition;

@@ -142,16 +142,17 @@ impl Rank {
             Some(Replayed::Failed(error)) => {
                 warn!(address = %self.endpoint.address, rank = self.rank, %error, "An endpoint did not repeat its KV events.");
                 known.sequence.replay_failed(&mut known.actions);
-                self.count(running.0.take(), Outcome::Failed);
+                self.end(running, Outcome::Failed);
                 return;
             }
             None => known.sequence.replay_failed(&mut known.actions),
         }
-        self.count(running.0.take(), Outcome::Complete);
+        self.end(running, Outcome::Complete);
     }
 
-    fn count(&self, replay: Option<(Replays, Cause)>, outcome: Outcome) {
-        if let Some((_, cause)) = replay {
+    /// Ends the replay, if there is one.
+    fn end(&self, running: &mut Running, outcome: Outcome) {
+        if let Some((_, cause)) = running.0.take() {
             self.metrics.replayed(cause, outcome);
         }
     }
@@ -168,7 +169,7 @@ impl Rank {
                     }
                     Action::Replay(first, cause) => {
                         // One that was under way is not what is wanted any more.
-                        self.count(running.0.take(), Outcome::Superseded);
+                        self.end(running, Outcome::Superseded);
                         match self.replays.filter(|_| may_replay(&mut known.replays)) {
                             Some(engine) => {
                                 let turns = Arc::clone(&self.turns);

@@ -50,8 +50,16 @@ pub(super) enum ReplayError {
 
 enum Stage {
     Start,
-    Running(Connection, OwnedSemaphorePermit, Instant),
+    Running(Box<Answering>),
     Over,
+}
+
+/// An engine that answers.
+struct Answering {
+    connection: Connection,
+    /// Until when all batches must have come.
+    deadline: Instant,
+    _turn: OwnedSemaphorePermit,
 }
 
 /// Asks `engine` for its batches from `first` on, as one of the few that `turns` allows at once. The
@@ -60,15 +68,13 @@ pub(super) fn replay(engine: SocketAddr, first: u64, turns: Arc<Semaphore>) -> i
     stream::unfold(Stage::Start, move |stage| {
         let turns = Arc::clone(&turns);
         async move {
-            let running = match stage {
-                Stage::Start => start(engine, first, turns).await,
-                Stage::Running(connection, turn, deadline) => Ok((connection, turn, deadline)),
+            let answering = match stage {
+                Stage::Start => start(engine, first, turns).await.map(Box::new),
+                Stage::Running(answering) => Ok(answering),
                 Stage::Over => return None,
             };
-            let next = match running {
-                Ok((mut connection, turn, deadline)) => {
-                    next(&mut connection, deadline).await.map(|item| (item, Stage::Running(connection, turn, deadline)))
-                }
+            let next = match answering {
+                Ok(mut answering) => answering.next().await.map(|item| (item, Stage::Running(answering))),
                 Err(error) => Err(error),
             };
             Some(match next {
@@ -80,24 +86,22 @@ pub(super) fn replay(engine: SocketAddr, first: u64, turns: Arc<Semaphore>) -> i
     })
 }
 
-async fn start(
-    engine: SocketAddr,
-    first: u64,
-    turns: Arc<Semaphore>,
-) -> Result<(Connection, OwnedSemaphorePermit, Instant), ReplayError> {
+async fn start(engine: SocketAddr, first: u64, turns: Arc<Semaphore>) -> Result<Answering, ReplayError> {
     let turn = timeout(TURN, turns.acquire_owned()).await.ok().and_then(Result::ok).ok_or(ReplayError::Turn)?;
     let deadline = Instant::now() + WHOLE;
     let mut connection = Connection::open(engine, Role::Dealer).await?;
     connection.send(&[b"", &first.to_be_bytes()]).await?;
-    Ok((connection, turn, deadline))
+    Ok(Answering { connection, deadline, _turn: turn })
 }
 
-async fn next(connection: &mut Connection, deadline: Instant) -> Result<Replayed, ReplayError> {
-    let message = timeout_at(deadline, timeout(IDLE, connection.receive()))
-        .await
-        .map_err(|_| ReplayError::Whole)?
-        .map_err(|_| ReplayError::Idle)??;
-    let ([_, number, batch] | [_, _, number, batch]) = message.as_slice() else { return Err(ReplayError::Frames) };
-    let number = number.as_ref().try_into().map(u64::from_be_bytes).map_err(|_| ReplayError::Frames)?;
-    Ok(if number == END || batch.is_empty() { Replayed::End } else { Replayed::Batch(number, batch.clone()) })
+impl Answering {
+    async fn next(&mut self) -> Result<Replayed, ReplayError> {
+        let message = timeout_at(self.deadline, timeout(IDLE, self.connection.receive()))
+            .await
+            .map_err(|_| ReplayError::Whole)?
+            .map_err(|_| ReplayError::Idle)??;
+        let ([_, number, batch] | [_, _, number, batch]) = message.as_slice() else { return Err(ReplayError::Frames) };
+        let number = number.as_ref().try_into().map(u64::from_be_bytes).map_err(|_| ReplayError::Frames)?;
+        Ok(if number == END || batch.is_empty() { Replayed::End } else { Replayed::Batch(number, batch.clone()) })
+    }
 }

@@ -91,7 +91,7 @@ impl<B: Raw> Sequence<B> {
                 self.replay = Some(Replay { must_match: true });
                 actions.push(Action::Replay(next - 1, Cause::Reconnect));
             }
-            _ => self.from_the_start(Cause::Join, actions),
+            _ => self.start_over(Cause::Join, actions),
         }
     }
 
@@ -102,7 +102,7 @@ impl<B: Raw> Sequence<B> {
             // On one connection numbers only grow: another process speaks now.
             actions.push(Action::Forget);
             self.clear_waiting();
-            self.from_the_start(Cause::Restart, actions);
+            self.start_over(Cause::Restart, actions);
         }
         if self.replay.is_some() {
             self.wait(number, batch, actions);
@@ -160,7 +160,7 @@ impl<B: Raw> Sequence<B> {
         self.resume(actions);
     }
 
-    fn from_the_start(&mut self, cause: Cause, actions: &mut Vec<Action<B>>) {
+    fn start_over(&mut self, cause: Cause, actions: &mut Vec<Action<B>>) {
         (self.next, self.last) = (Some(0), None);
         self.replay = Some(Replay::default());
         actions.push(Action::Replay(0, cause));
@@ -169,7 +169,7 @@ impl<B: Raw> Sequence<B> {
     /// What was believed was another process's, or its memory does not reach back to where we were.
     fn another_engine(&mut self, actions: &mut Vec<Action<B>>) {
         actions.push(Action::Forget);
-        self.from_the_start(Cause::Restart, actions);
+        self.start_over(Cause::Restart, actions);
     }
 
     fn wait(&mut self, number: u64, batch: B, actions: &mut Vec<Action<B>>) {

@@ -74,7 +74,8 @@ impl<'a> Split<'a> {
         if !is("prompt_logprobs", ["null", "null"]) || !is("echo", ["null", "false"]) {
             return Err(Unsplittable::PromptOutput);
         }
-        let one_answer = is("n", ["null", "1"]) && is("best_of", ["null", "1"]);
+        let one_answer =
+            is("n", ["null", "1"]) && is("best_of", ["null", "1"]) && is("use_beam_search", ["null", "false"]);
         if connector.one_sequence_only() && !(one_answer && self.one_prompt()) {
             return Err(Unsplittable::Sequences);
         }
@@ -126,5 +127,73 @@ impl<'a> Split<'a> {
             }
         }
         self.members.changed(&changes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Map, Value};
+
+    use super::*;
+
+    /// Fields that prefill changes, that transfers own, and others; of any kind.
+    const KEYS: [&str; 12] = [
+        "model",
+        "prompt",
+        "stream",
+        "stream_options",
+        "max_tokens",
+        "max_completion_tokens",
+        "min_tokens",
+        "kv_transfer_params",
+        "bootstrap_room",
+        "n",
+        "seed",
+        "user",
+    ];
+
+    fn body() -> impl Strategy<Value = Map<String, Value>> {
+        let value = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<u32>().prop_map(Value::from),
+            ".*".prop_map(Value::from),
+            prop::collection::vec(any::<u16>(), 0..4).prop_map(Value::from),
+        ];
+        prop::collection::hash_map(prop::sample::select(&KEYS[..]), value, 0..KEYS.len())
+            .prop_map(|fields| fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+    }
+
+    proptest! {
+        #[test]
+        fn prefill_changes_nothing_of_decodes_body(fields in body(), pretty: bool) {
+            let bytes = if pretty { serde_json::to_vec_pretty(&fields) } else { serde_json::to_vec(&fields) }.unwrap();
+            let transfer = [Change::Set("kv_transfer_params", br#"{ "n": 1.10 }"#.to_vec())];
+            let split = Split::read(&bytes, None).unwrap();
+            let (prefill, decode) = (split.prefill(&transfer), split.decode(&transfer).unwrap());
+
+            // Decode: without what was spliced in, the client's bytes without transfer fields.
+            let gone: Vec<Change> = TRANSFER_FIELDS.into_iter().map(Change::Remove).collect();
+            let bare = |bytes: &[u8]| Members::read(bytes).unwrap().changed(&gone).unwrap_or_else(|| bytes.to_vec());
+            prop_assert_eq!(bare(&decode), bare(&bytes));
+            let spliced = Members::read(&decode).unwrap().get("kv_transfer_params");
+            prop_assert_eq!(spliced, Some(br#"{ "n": 1.10 }"#.as_slice()));
+
+            // Prefill: one token, not streamed, and otherwise the client's request.
+            let mut expected = fields;
+            for key in ["stream", "stream_options", "bootstrap_room"] {
+                expected.remove(key);
+            }
+            expected.insert("max_tokens".to_owned(), 1.into());
+            expected.insert("kv_transfer_params".to_owned(), serde_json::json!({"n": 1.1}));
+            if let Some(most) = expected.get_mut("max_completion_tokens") {
+                *most = 1.into();
+            }
+            if let Some(least) = expected.get_mut("min_tokens").filter(|least| least.as_u64().is_some_and(|it| it > 1)) {
+                *least = 1.into();
+            }
+            prop_assert_eq!(serde_json::from_slice::<Value>(&prefill).unwrap(), Value::Object(expected));
+        }
     }
 }

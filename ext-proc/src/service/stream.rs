@@ -12,15 +12,15 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use futures_util::Stream;
 use http::uri::Authority;
 use rand::Rng;
-use scheduling::{Content, Decision, Headers, PoolName, Refusal, RefusalKind, Request, Subset};
+use scheduling::{Content, Headers, PoolName, Refusal, RefusalKind, Request};
 use tonic::{Code, Status, Streaming};
 use tracing::Instrument;
 
 use super::Shared;
 use super::answer::answer;
+use super::kept::{Answered, RequestHead, Waiting};
 use super::prefill::{self, Asked, Plan};
 use super::tokens::{InTokens, Tokenizing, tokens_for};
-use crate::duplicates::{self, Key};
 use crate::exchange::{Exchange, Input, Message, ProtocolError, Rules, Seen, Step};
 use crate::from_proto::{self, Heard, WireHeaders};
 use crate::observer::ExchangeObserver;
@@ -43,6 +43,8 @@ pub(super) struct Hints {
 pub struct ProcessStream {
     shared: Arc<Shared>,
     inbound: Streaming<ProcessingRequest>,
+    /// The data plane has said all.
+    inbound_ended: bool,
     hints: Hints,
     observer: ExchangeObserver,
     exchange: Exchange,
@@ -58,62 +60,6 @@ pub struct ProcessStream {
     alongside: Option<Running>,
     served: Option<Answered>,
     finished: bool,
-}
-
-/// What is kept of the request's headers message.
-pub(super) struct RequestHead {
-    pub(super) headers: WireHeaders,
-    pub(super) id: String,
-    /// The client sent the id: two streams that carry it may be one request.
-    named: bool,
-    pub(super) pool: Result<PoolName, RefusalKind>,
-    subset: Option<Subset>,
-}
-
-/// A decision whose prefill is being made. Dropping it cancels the prefill.
-struct Waiting {
-    answered: Answered,
-    prefill: Running,
-}
-
-/// What is kept of a decision that was sent.
-struct Answered {
-    picked: duplicates::Shared,
-    decision: Arc<Decision>,
-    key: Option<Key>,
-    at: Instant,
-    last_sent: Instant,
-    learned: bool,
-    /// A prefill was made for it.
-    prefilled: bool,
-    /// The response's headers came by.
-    responded: bool,
-    /// The response was complete with its headers, as far as the engine's work goes.
-    whole_response: bool,
-}
-
-impl RequestHead {
-    /// The path without its query.
-    pub(super) fn path(&self) -> &str {
-        let path = self.headers.get(":path").unwrap_or_default();
-        path.split_once('?').map_or(path, |(path, _)| path)
-    }
-}
-
-impl Answered {
-    fn new(picked: duplicates::Shared, decision: Arc<Decision>, key: Option<Key>, now: Instant) -> Self {
-        Self {
-            picked,
-            decision,
-            key,
-            at: now,
-            last_sent: now,
-            learned: false,
-            prefilled: false,
-            responded: false,
-            whole_response: false,
-        }
-    }
 }
 
 impl std::fmt::Debug for ProcessStream {
@@ -133,6 +79,7 @@ impl ProcessStream {
         Self {
             shared,
             inbound,
+            inbound_ended: false,
             hints,
             observer,
             exchange: Exchange::new(rules),
@@ -213,7 +160,8 @@ impl ProcessStream {
         let ok = status.is_none_or(|status| (200..300).contains(&status));
         let address = served.or_else(|| answered.decision.endpoint().map(|endpoint| endpoint.address));
         if let (Some(address), false) = (address, answered.learned) {
-            if let Some(status) = status {
+            // Decode fails too when it cannot fetch blocks: then it is not known who is to blame.
+            if let Some(status) = status.filter(|status| *status < 500 || !answered.prefilled) {
                 self.shared.fleet.outcome(&answered.decision.report.pool, address, status < 500);
             }
             if ok {
@@ -390,10 +338,18 @@ impl ProcessStream {
                 answered.prefilled = true;
             }
         }
-        match Pin::new(&mut self.inbound).poll_next(context) {
+        // An end is told once, and a stream that waits for its prefill would hear it again and again.
+        let message = match self.inbound_ended {
+            true => Poll::Pending,
+            false => Pin::new(&mut self.inbound).poll_next(context),
+        };
+        match message {
             Poll::Ready(Some(Ok(message))) => self.on(message),
             Poll::Ready(Some(Err(status))) => self.broken(&status),
-            Poll::Ready(None) => self.exchange.on(Input::HalfClose, &mut self.steps),
+            Poll::Ready(None) => {
+                self.inbound_ended = true;
+                self.exchange.on(Input::HalfClose, &mut self.steps);
+            }
             Poll::Pending => {
                 if !(self.exchange.is_pending() || self.exchange.is_draining()) {
                     self.timer = None;

@@ -9,7 +9,7 @@ use rand::rngs::SmallRng;
 use scheduling::{Content, EngineKind, Pool, Request, Resolution};
 
 use super::Shared;
-use super::stream::RequestHead;
+use super::kept::RequestHead;
 use crate::exchange::Seen;
 use crate::openai;
 use crate::tokens::{Tokens, Whose};

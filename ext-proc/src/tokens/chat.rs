@@ -36,7 +36,7 @@ pub(super) fn render(chat: Chat, template: &Template) -> Result<String, Why> {
         return Err(Why::Template("continue_final_message and add_generation_prompt cannot be both".to_owned()));
     }
     let rendered = template.render(arguments).map_err(Why::Template)?;
-    if continue_final_message { open_ended(rendered, last.as_ref()) } else { Ok(rendered) }
+    if continue_final_message { open_ended(&rendered, last.as_ref()) } else { Ok(rendered) }
 }
 
 /// One message.
@@ -54,7 +54,7 @@ fn message(message: &Value, wants_parts: bool) -> Result<Value, Why> {
     // Templates that want parts want one text from tools all the same, and vLLM sees to it.
     fields.push((
         "content",
-        if wants_parts && role != "tool" { parts.iter().map(text_part).collect() } else { joined() },
+        if wants_parts && role != "tool" { parts.iter().map(|part| text_part(part)).collect() } else { joined() },
     ));
     if role == "assistant" {
         let calls = given(message, "tool_calls");
@@ -115,8 +115,8 @@ fn parts(content: &Value) -> Result<Vec<String>, Why> {
     }
 }
 
-fn text_part(part: &String) -> Value {
-    map(vec![("type", "text".into()), ("text", part.as_str().into())])
+fn text_part(part: &str) -> Value {
+    map(vec![("type", "text".into()), ("text", part.into())])
 }
 
 /// One call of a tool in a message of the assistant.
@@ -163,7 +163,7 @@ fn tool(tool: &Value) -> Result<Value, Why> {
 }
 
 /// The text up to where the last message ends, as transformers cuts it: the answer goes on from there.
-fn open_ended(rendered: String, last: Option<&Value>) -> Result<String, Why> {
+fn open_ended(rendered: &str, last: Option<&Value>) -> Result<String, Why> {
     let content = last.and_then(|last| last.get_attr("content").ok()).unwrap_or_default();
     let content = match content.as_str() {
         Some(text) => text.to_owned(),

@@ -76,6 +76,7 @@ fn describe(error: &Error) -> String {
 }
 
 /// transformers' filter: `indent` is all that templates use of `json.dumps`.
+#[expect(clippy::needless_pass_by_value, reason = "a filter takes its arguments by value")]
 fn tojson(value: &Value, indent: Option<usize>, options: Kwargs) -> Result<String, Error> {
     let indent = match indent {
         Some(indent) => Some(indent),

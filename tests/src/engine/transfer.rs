@@ -5,7 +5,7 @@
 //! fetches them once) and `SGLang`'s bootstrap (both meet in a room of the prefill engine). Unlike vLLM,
 //! which does not notice, parameters that are used twice or were altered on their way are counted.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
@@ -35,6 +35,8 @@ pub struct Transfers {
     pub expired: u64,
     /// Prompts whose blocks it fetched from somebody.
     pub received: u64,
+    /// From whom.
+    pub sources: BTreeSet<SocketAddr>,
     /// **Faults**: somebody came for blocks that had been fetched before, or to a room that was used before.
     pub used_twice: u64,
     /// **Faults**: somebody came with parameters that are not, byte for byte, those given out.
@@ -114,7 +116,7 @@ impl Fields {
             }
             let prefill = engine(|address| address.ip() == host).ok_or("no bootstrap server answers")?;
             let tokens = prefill.transfer.fetch_room(room).await?;
-            state.transfer.book.lock().totals.received += 1;
+            state.transfer.received(prefill.address);
             return Ok(Task::Fetched(tokens));
         }
         let Some(raw) = &self.kv_transfer_params else { return Ok(Task::None) };
@@ -124,7 +126,7 @@ impl Fields {
             let prefill = engine(|it| *it == address.into()).ok_or("the remote engine does not answer")?;
             let id = params.remote_request_id.ok_or("no remote request id")?;
             let tokens = prefill.transfer.fetch(&id, raw.get())?;
-            state.transfer.book.lock().totals.received += 1;
+            state.transfer.received(prefill.address);
             return Ok(Task::Fetched(tokens));
         }
         Ok(if params.do_remote_decode { Task::Keep } else { Task::None })
@@ -176,6 +178,12 @@ impl Transfer {
         let kept = Kept { params: params.clone(), tokens, until: Instant::now() + lease, _blocks: blocks };
         book.kept.insert(id, kept);
         params
+    }
+
+    fn received(&self, from: SocketAddr) {
+        let mut book = self.book.lock();
+        book.totals.received += 1;
+        book.totals.sources.insert(from);
     }
 
     fn fetch(&self, id: &str, params: &str) -> Result<usize, String> {

@@ -87,7 +87,7 @@ fn what_a_transfer_cannot_carry_is_not_split() {
         assert_eq!(fits(KvConnector::Nixl, &body), Err(Unsplittable::Sequences), "{body}");
         assert_eq!(fits(KvConnector::Http, &body), Ok(()), "{body}");
     }
-    for body in [r#"{"n":2}"#, r#"{"best_of":2}"#] {
+    for body in [r#"{"n":2}"#, r#"{"best_of":2}"#, r#"{"use_beam_search":true}"#] {
         assert_eq!(fits(KvConnector::Sglang, body), Err(Unsplittable::Sequences), "{body}");
     }
     for body in [r#"{"echo":true}"#, r#"{"prompt_logprobs":0}"#] {
