@@ -42,7 +42,7 @@ async fn an_engine_that_does_not_tokenize_costs_exactness_and_not_the_request() 
 async fn a_client_that_leaves_while_its_prompt_is_tokenized_leaves_nothing_behind() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (picker, _metrics) = over(&silent.local_addr().unwrap().to_string()).await;
-    let mut envoy = Stream::open(picker.address).await;
+    let envoy = Stream::open(picker.address).await;
     envoy.say(first(FULL_DUPLEX, FULL_DUPLEX, &[], false)).await;
     envoy.say(body(br#"{"model":"m","prompt":"hello"}"#, true)).await;
     let (_asked, _) = silent.accept().await.unwrap();

@@ -87,11 +87,15 @@ impl Rank {
                     if std::mem::take(&mut failing) {
                         info!(address = %self.endpoint.address, rank = self.rank, "KV events of an endpoint are heard again.");
                     }
-                    pause = FASTEST;
+                    let since = Instant::now();
                     self.state.connected(true);
                     let error = self.listen(connection, &mut known).await;
                     self.state.connected(false);
                     heard = Instant::now();
+                    // One that breaks at once will do so again.
+                    if heard.duration_since(since) > SLOWEST {
+                        pause = FASTEST;
+                    }
                     error
                 }
                 Err(error) => error,

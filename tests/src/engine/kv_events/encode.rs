@@ -151,7 +151,7 @@ fn optional(out: &mut Vec<u8>, hash: Option<u64>) -> Result<()> {
 
 /// vLLM's numbers have no sign, SGLang's do: the odd ones are written as SGLang would.
 fn hash_of(out: &mut Vec<u8>, hash: u64) -> Result<()> {
-    if hash % 2 == 0 {
+    if hash.is_multiple_of(2) {
         write_uint(out, hash)?
     } else {
         write_sint(out, hash.cast_signed())?
