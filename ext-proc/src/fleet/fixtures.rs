@@ -34,7 +34,14 @@ pub(crate) fn fleet(endpoints: &[&str]) -> Fleet {
 pub(crate) fn pick(fleet: &Fleet, address: &str) -> Picked {
     let subset = Subset { addresses: vec![address.parse().unwrap()], hosts: Vec::new() };
     let headers = WireHeaders::default();
-    let request = Request { id: "id", path: "/", headers: &headers, content: Content::Absent, subset: Some(&subset), tokens: None };
+    let request = Request {
+        id: "id",
+        path: "/",
+        headers: &headers,
+        content: Content::Absent,
+        subset: Some(&subset),
+        tokens: None,
+    };
     fleet.pick(&pool(), &request).unwrap()
 }
 

@@ -218,7 +218,8 @@ impl ProcessStream {
         };
         let path = head.headers.get(":path").unwrap_or_default();
         let path = path.split_once('?').map_or(path, |(path, _)| path);
-        let request = Request { id: &head.id, path, headers: &head.headers, content, subset: head.subset.as_ref(), tokens: None };
+        let request =
+            Request { id: &head.id, path, headers: &head.headers, content, subset: head.subset.as_ref(), tokens: None };
 
         let shared = &self.shared;
         let key = head.named.then(|| shared.duplicates.key(pool, &head.id, path, body));
