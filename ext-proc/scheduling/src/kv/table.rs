@@ -119,13 +119,20 @@ impl Table {
 
     /// Writes a block that is not there; whether it took a row.
     fn add(&self, place: Place, bits: u64) -> bool {
-        match self.find(place) {
-            Found::Free(key, lanes) => {
+        self.find(place).fill(place, bits)
+    }
+}
+
+impl Found<'_> {
+    /// Writes a block that is not there where it was looked for; whether it took a row.
+    fn fill(self, place: Place, bits: u64) -> bool {
+        match self {
+            Self::Free(key, lanes) => {
                 lanes.store(bits, Ordering::Relaxed);
                 key.store(place.key.0, Ordering::Release);
                 false
             }
-            Found::Row(row, tag) => {
+            Self::Row(row, tag) => {
                 let at = place.position % ROW;
                 if let Some((key, lanes)) = row.keys.get(at).zip(row.lanes.get(at)) {
                     lanes.store(bits, Ordering::Relaxed);
@@ -135,7 +142,7 @@ impl Table {
                 }
                 true
             }
-            Found::Cell(_) | Found::Nowhere => false,
+            Self::Cell(_) | Self::Nowhere => false,
         }
     }
 }
@@ -203,18 +210,21 @@ impl Writing {
     pub(super) fn set(&mut self, place: Place, bit: u64) -> Set {
         let mut set = Set { was_set: false, replaced: false };
         let Some(shard) = self.shards.get_mut(place.shard()) else { return set };
-        if let Found::Cell(lanes) = shard.table.find(place) {
-            let before = lanes.load(Ordering::Relaxed);
-            set.was_set = before & bit != 0;
-            shard.live += usize::from(before == 0);
-            lanes.store(before | bit, Ordering::Release);
-            return set;
+        match shard.table.find(place) {
+            Found::Cell(lanes) => {
+                let before = lanes.load(Ordering::Relaxed);
+                set.was_set = before & bit != 0;
+                shard.live += usize::from(before == 0);
+                lanes.store(before | bit, Ordering::Release);
+                return set;
+            }
+            Found::Row(..) if (shard.used + 1) * 4 > shard.table.rows.len() * 3 => {
+                shard.replace();
+                set.replaced = true;
+                shard.used += usize::from(shard.table.add(place, bit));
+            }
+            found => shard.used += usize::from(found.fill(place, bit)),
         }
-        if (shard.used + 1) * 4 > shard.table.rows.len() * 3 {
-            shard.replace();
-            set.replaced = true;
-        }
-        shard.used += usize::from(shard.table.add(place, bit));
         shard.live += 1;
         set
     }
@@ -254,12 +264,25 @@ impl Shard {
         let live = self.table.rows.iter().filter(is_live).count();
         let table = Table::new((live * 8 / 3 + 1).next_power_of_two().max(LEAST));
         self.used = 0;
-        for row in &self.table.rows {
-            let first = BlockKey(row.first.load(Ordering::Relaxed));
+        let load = |atomic: &AtomicU64| atomic.load(Ordering::Relaxed);
+        // Whole rows at once, and then what has a row of its own: its place in the other may be free now.
+        for row in self.table.rows.iter().filter(|row| load(&row.tag) == load(&row.first)).filter(is_live) {
+            let Some((free, false)) = table.row(load(&row.tag)) else { continue };
+            let cells = row.keys.iter().zip(&row.lanes).zip(free.keys.iter().zip(&free.lanes));
+            for ((key, lanes), (free_key, free_lanes)) in cells.filter(|((_, lanes), _)| load(lanes) != 0) {
+                free_key.store(load(key), Ordering::Relaxed);
+                free_lanes.store(load(lanes), Ordering::Relaxed);
+            }
+            free.first.store(load(&row.first), Ordering::Relaxed);
+            free.tag.store(load(&row.tag), Ordering::Relaxed);
+            self.used += 1;
+        }
+        for row in self.table.rows.iter().filter(|row| load(&row.tag) != load(&row.first)) {
+            let first = BlockKey(load(&row.first));
             for (position, (key, lanes)) in row.keys.iter().zip(&row.lanes).enumerate() {
-                let (key, lanes) = (BlockKey(key.load(Ordering::Relaxed)), lanes.load(Ordering::Relaxed));
-                if lanes != 0 {
-                    self.used += usize::from(table.add(Place { first, position, key }, lanes));
+                if load(lanes) != 0 {
+                    let place = Place { first, position, key: BlockKey(load(key)) };
+                    self.used += usize::from(table.add(place, load(lanes)));
                 }
             }
         }
