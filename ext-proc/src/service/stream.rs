@@ -79,7 +79,10 @@ struct Waiting {
 struct Answered {
     picked: duplicates::Shared,
     decision: Arc<Decision>,
+    /// As the client sent it.
     key: Option<Key>,
+    /// As our answer changed it.
+    changed_key: Option<Key>,
     at: Instant,
     last_sent: Instant,
     learned: bool,
@@ -105,6 +108,7 @@ impl Answered {
             picked,
             decision,
             key,
+            changed_key: None,
             at: now,
             last_sent: now,
             learned: false,
@@ -254,6 +258,7 @@ impl ProcessStream {
             // A later filter sees the new body.
             let key = self.shared.duplicates.key(pool, &head.id, head.path(), body);
             self.shared.duplicates.also(key, answered.at, &answered.picked);
+            answered.changed_key = Some(key);
         }
         let (settings, decision) = (&self.shared.settings, &answered.decision);
         let answer = answer(settings, decision, &head.headers, &self.observer, body, prefiller);
@@ -421,8 +426,18 @@ impl ProcessStream {
         self.waiting = None;
         let alongside = self.alongside.take();
         let Some(answered) = self.served.take() else { return };
-        let Answered { picked, decision, key: _, at, last_sent, learned, prefilled, responded, whole_response } =
-            answered;
+        let Answered {
+            picked,
+            decision,
+            key,
+            changed_key,
+            at,
+            last_sent,
+            learned,
+            prefilled,
+            responded,
+            whole_response,
+        } = answered;
         if !learned && let Some(endpoint) = decision.endpoint() {
             self.shared.fleet.learn(&decision, endpoint.address);
         }
@@ -434,11 +449,17 @@ impl ProcessStream {
             }
             self.shared.holder.hold(picked, at, self.shared.fleet.now());
             self.observer.held();
-        } else {
-            if prefilled && !responded {
-                self.observer.prefill_orphaned();
+            return;
+        }
+        if prefilled && !responded {
+            self.observer.prefill_orphaned();
+        }
+        self.shared.holder.observe(&decision.report.pool, at.elapsed());
+        drop(picked);
+        if responded || self.hints.lives_as_request {
+            for key in [key, changed_key].into_iter().flatten() {
+                self.shared.duplicates.ended(key);
             }
-            self.shared.holder.observe(&decision.report.pool, at.elapsed());
         }
     }
 }
