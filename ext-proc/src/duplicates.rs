@@ -4,6 +4,7 @@
 //! One request means: same pool, same `x-request-id`, same path and body, as the client sent it or as
 //! the first answer changed it. A stream without an `x-request-id` is never a duplicate.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
 use std::sync::{Arc, Weak};
@@ -41,12 +42,12 @@ pub struct Duplicates {
 
 #[derive(Debug, Default)]
 struct Shard {
-    entries: HashMap<Key, Entry, RandomState>,
+    entries: HashMap<Key, Remembered, RandomState>,
     order: VecDeque<(Instant, Key)>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Remembered {
     decision: Arc<Decision>,
     picked: Weak<Mutex<Picked>>,
     since: Instant,
@@ -102,7 +103,7 @@ impl Duplicates {
         let picked = pick()?;
         let decision = Arc::clone(&picked.decision);
         let picked = Arc::new(Mutex::new(picked));
-        shard.remember(key, Entry { decision, picked: Arc::downgrade(&picked), since: now });
+        shard.remember(key, Remembered { decision, picked: Arc::downgrade(&picked), since: now });
         Ok((picked, false))
     }
 
@@ -113,7 +114,7 @@ impl Duplicates {
         let decision = Arc::clone(&picked.lock().decision);
         let mut shard = shard.lock();
         shard.sweep(now, self.ttl, self.shard_capacity);
-        shard.remember(key, Entry { decision, picked: Arc::downgrade(picked), since: now });
+        shard.remember(key, Remembered { decision, picked: Arc::downgrade(picked), since: now });
     }
 
     /// Forgets a request whose answer failed: a retry deserves a new decision.
@@ -124,13 +125,25 @@ impl Duplicates {
         }
     }
 
+    /// The HTTP request has ended: unless another stream of it lives, whatever comes under its key is a
+    /// new one, which deserves a decision of its own. It also frees the decision while it is warm:
+    /// seconds of them are more memory than a processor caches.
+    pub fn ended(&self, key: Key) {
+        if let Some(shard) = self.shard(key)
+            && let Entry::Occupied(entry) = shard.lock().entries.entry(key)
+            && entry.get().picked.strong_count() == 0
+        {
+            entry.remove();
+        }
+    }
+
     fn shard(&self, key: Key) -> Option<&Mutex<Shard>> {
         self.shards.get(usize::try_from(key.0).unwrap_or_default() % SHARDS)
     }
 }
 
 impl Shard {
-    fn remember(&mut self, key: Key, entry: Entry) {
+    fn remember(&mut self, key: Key, entry: Remembered) {
         let since = entry.since;
         if self.entries.insert(key, entry).is_none() {
             self.order.push_back((since, key));
@@ -146,6 +159,8 @@ impl Shard {
             }
             self.order.pop_front();
             match self.entries.get(&key) {
+                // Forgotten and asked for again since: it has a place of its own further back.
+                Some(entry) if entry.since > since => {}
                 Some(entry) if !full && entry.picked.strong_count() > 0 => self.order.push_back((now, key)),
                 _ => {
                     self.entries.remove(&key);

@@ -6,10 +6,13 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use proto::picker_v1::{
-    Candidate, DecisionRecord, DryRunRequest, Filter, GetDecisionRequest, ListDecisionsRequest, ListDecisionsResponse,
-    Refusal as RefusalRecord, Score, Scorer, explain_server,
+    Candidate, DecisionRecord, Disaggregation as DisaggregationRecord, DryRunRequest, Filter, GetDecisionRequest,
+    ListDecisionsRequest, ListDecisionsResponse, Refusal as RefusalRecord, Score, Scorer, explain_server,
 };
-use scheduling::{Content, Decision, Headers, PoolName, Refusal, RefusalKind, Report, Request, Row, Subset};
+use scheduling::{
+    Content, Decision, Disaggregation, FilterReport, Headers, PoolName, Refusal, RefusalKind, Report, Request, Row,
+    ScorerReport, Subset,
+};
 use tonic::{Response, Status};
 
 use crate::fleet::Fleet;
@@ -38,6 +41,7 @@ pub fn record(entry: &Remembered) -> DecisionRecord {
     record.trace_id = entry.trace_id.map(|id| id.to_string()).unwrap_or_default();
     record.duration_micros = micros(entry.took);
     record.body_mode = entry.body_mode.name().to_owned();
+    record.body_hidden = entry.body_hidden;
     record
 }
 
@@ -52,8 +56,42 @@ fn decided(decision: &Decision) -> DecisionRecord {
         endpoint: endpoints.first().cloned().unwrap_or_default(),
         endpoints,
         reason: decision.to_string(),
+        disaggregation: decision.disaggregation.as_ref().map(disaggregation),
         ..considered(&decision.report, &decision.ranked)
     }
+}
+
+fn disaggregation(decided: &Disaggregation) -> DisaggregationRecord {
+    let report = decided.report.as_deref();
+    let rank = |row: &Row<'_>| {
+        let place = decided.prefills.iter().position(|prefill| prefill.address == row.endpoint.address);
+        place.map(count)
+    };
+    DisaggregationRecord {
+        connector: decided.connector.name().to_owned(),
+        verdict: decided.verdict.name().to_owned(),
+        reason: decided.to_string(),
+        prefills: decided.prefills.iter().map(|endpoint| endpoint.address.to_string()).collect(),
+        sidecar: decided.sidecar,
+        uncached_tokens: decided.uncached_tokens,
+        filters: report.map(filters).unwrap_or_default(),
+        scorers: report.map(scorers).unwrap_or_default(),
+        candidates: report.into_iter().flat_map(Report::rows).map(|row| candidate(row, rank(&row))).collect(),
+    }
+}
+
+fn filters(report: &Report) -> Vec<Filter> {
+    let filter = |filter: &FilterReport| Filter {
+        name: filter.name.to_owned(),
+        before: count(filter.before),
+        after: count(filter.after),
+    };
+    report.filters.iter().map(filter).collect()
+}
+
+fn scorers(report: &Report) -> Vec<Scorer> {
+    let scorer = |scorer: &ScorerReport| Scorer { name: scorer.name.to_owned(), weight: scorer.weight };
+    report.scorers.iter().map(scorer).collect()
 }
 
 fn refused(refusal: &Refusal, status: u16) -> DecisionRecord {
@@ -76,20 +114,8 @@ fn considered(report: &Report, ranked: &[usize]) -> DecisionRecord {
         model: report.model.clone().unwrap_or_default(),
         route: text(&report.route),
         model_server: text(&report.model_server),
-        filters: report
-            .filters
-            .iter()
-            .map(|filter| Filter {
-                name: filter.name.to_owned(),
-                before: count(filter.before),
-                after: count(filter.after),
-            })
-            .collect(),
-        scorers: report
-            .scorers
-            .iter()
-            .map(|scorer| Scorer { name: scorer.name.to_owned(), weight: scorer.weight })
-            .collect(),
+        filters: filters(report),
+        scorers: scorers(report),
         candidates: candidates.collect(),
         blocks: report.blocks,
         ..DecisionRecord::default()

@@ -32,17 +32,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The first byte of every TLS connection: a handshake record. An HTTP/2 preface begins with `P`.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// Where a connection came in. In the extensions of every gRPC request of a [`connections`] server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Arrival {
-    /// Our address.
-    pub local: SocketAddr,
-    /// The data plane's address.
-    pub peer: SocketAddr,
-    /// Whether it is TLS.
-    pub tls: bool,
-}
-
 /// Binds a TCP port. `[::]` takes IPv4 too, and becomes `0.0.0.0` on a host without IPv6.
 ///
 /// # Errors
@@ -97,7 +86,6 @@ async fn greet(
 ) -> Result<Connection, (SocketAddr, io::Error)> {
     let greeting = async {
         stream.set_nodelay(true)?;
-        let local = stream.local_addr()?;
         let tls = match mode {
             TlsMode::Auto => is_tls(&stream).await?,
             TlsMode::Required => true,
@@ -107,7 +95,7 @@ async fn greet(
             Some(certificate) => Either::Right(TlsAcceptor::from(certificate.current()).accept(stream).await?),
             None => Either::Left(stream),
         };
-        Ok(Connection { io, authorities: Rewriter::new(), arrival: Arrival { local, peer, tls } })
+        Ok(Connection { io, authorities: Rewriter::new() })
     };
     let deadline = tokio::time::timeout(HANDSHAKE_DEADLINE, greeting).await;
     deadline.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(|error| (peer, error))
@@ -126,15 +114,12 @@ async fn is_tls(stream: &TcpStream) -> io::Result<bool> {
 pub struct Connection {
     io: Either<TcpStream, TlsStream<TcpStream>>,
     authorities: Rewriter,
-    arrival: Arrival,
 }
 
 impl Connected for Connection {
-    type ConnectInfo = Arrival;
+    type ConnectInfo = ();
 
-    fn connect_info(&self) -> Arrival {
-        self.arrival.clone()
-    }
+    fn connect_info(&self) {}
 }
 
 impl AsyncRead for Connection {

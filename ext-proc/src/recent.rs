@@ -35,6 +35,8 @@ pub struct Remembered {
     pub took: Duration,
     /// How the body reached us.
     pub body_mode: BodyMode,
+    /// The body was not looked at: not shown by the data plane, or no JSON.
+    pub body_hidden: bool,
     /// Who served it; set when the data plane tells.
     pub served: OnceLock<SocketAddr>,
 }
@@ -154,6 +156,7 @@ mod tests {
             outcome: Outcome::Refused { refusal: Arc::new(RefusalKind::ModelMissing.into()), status: 400 },
             took: Duration::ZERO,
             body_mode: BodyMode::None,
+            body_hidden: false,
             served: OnceLock::new(),
         })
     }

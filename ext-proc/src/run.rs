@@ -33,7 +33,7 @@ use crate::profile_file::ProfileFile;
 use crate::recent::Recent;
 use crate::scrape::Scraper;
 use crate::service::{Service, Settings};
-use crate::telemetry::{Telemetry, access_log_from_environment};
+use crate::telemetry::Telemetry;
 use crate::tls::Certificate;
 use crate::tokens::Tokenizers;
 use crate::trace::Tracing;
@@ -94,13 +94,15 @@ fn run(args: Args) -> anyhow::Result<()> {
     let runtime = runtime.enable_all().build()?;
     runtime.block_on(async {
         let counters = SelfCounters::default();
-        let telemetry = Telemetry::from_environment(args.log_format, &args.log_level, &counters);
+        let mut telemetry = Telemetry::from_environment(args.log_format, &args.log_level, &counters);
         telemetry.install()?;
-        let access_log =
-            access_log_from_environment(counters.access_log_dropped.clone()).context("ACCESS_LOG_OUTPUT")?;
+        let dropped = counters.access_log_dropped.clone();
+        let access_log = telemetry.access_log_from_environment(dropped).context("ACCESS_LOG_OUTPUT")?;
         let signals = signals()?;
         let instruments = Instruments { counters, access_log: access_log.clone(), tracing: telemetry.tracing() };
-        let served = Picker::bind(args, instruments).await?.serve(signals).await;
+        let picker = Picker::bind(args, instruments).await;
+        telemetry.announce();
+        let served = picker?.serve(signals).await;
         if let Some(access_log) = access_log
             && !tokio::task::spawn_blocking(move || access_log.flush(FLUSH)).await?
         {

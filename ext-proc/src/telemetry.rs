@@ -5,6 +5,7 @@
 
 pub mod settings;
 
+mod collector;
 mod exporter;
 
 use std::io::{self, Write};
@@ -13,7 +14,6 @@ use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider as _;
-use opentelemetry_otlp::{ExporterBuildError, SpanExporter as OtlpExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, Sampler as SdkSampler, SdkTracerProvider, SpanExporter,
@@ -28,6 +28,7 @@ use tracing_subscriber::{Layer, Registry};
 use crate::access_log::{self, AccessLog};
 use crate::metrics::SelfCounters;
 use crate::trace::{TARGET, Tracing};
+use collector::CollectorError;
 use exporter::{Bounded, Console, Counted};
 use settings::{Protocol, Sampler, Settings, Traces};
 
@@ -50,10 +51,19 @@ pub struct Telemetry {
     dispatch: Dispatch,
     provider: Option<SdkTracerProvider>,
     tracing: Option<Tracing>,
+    notes: Vec<Note>,
+}
+
+/// What is to be said in the log, later.
+#[derive(Debug)]
+enum Note {
+    Info(String),
+    Warning(String),
 }
 
 impl Telemetry {
-    /// Builds from this process's environment; nothing is installed yet. Needs a runtime.
+    /// Builds from this process's environment; nothing is installed or logged yet. Needs a
+    /// runtime.
     ///
     /// `log_level` is a level or `tracing`'s filter directives (`info,kthena_ext_proc=debug`).
     #[must_use]
@@ -62,8 +72,8 @@ impl Telemetry {
         Self::new(&settings, format, log_level, counters, std::io::stderr)
     }
 
-    /// Builds from settings; the log goes to `writer`. Warnings of the settings are logged. Tracing
-    /// is off when the exporter cannot be built: the log says why.
+    /// Builds from settings; the log goes to `writer`. Tracing is off when the exporter cannot be
+    /// built: [`Telemetry::announce`] says why.
     #[must_use]
     pub fn new<W, M>(
         settings: &Settings,
@@ -109,25 +119,47 @@ impl Telemetry {
             Some(spans) => Dispatch::new(log.with(spans)),
             None => Dispatch::new(log),
         };
-        let telemetry =
-            Self { dispatch, provider, tracing: tracer.map(|tracer| Tracing::new(tracer, settings.propagate)) };
-        tracing::dispatcher::with_default(&telemetry.dispatch, || {
-            for warning in &settings.warnings {
-                tracing::warn!(%warning, "A telemetry setting is ignored.");
+        let mut notes: Vec<Note> = settings.warnings.iter().cloned().map(Note::Warning).collect();
+        if let Some(error) = bad_level {
+            notes.push(Note::Warning(format!("the log level `{log_level}` is ignored, info is used: {error}")));
+        }
+        match (&settings.traces, failure) {
+            (_, Some(error)) => {
+                notes.push(Note::Warning(format!("tracing is off, the exporter cannot be built: {error}")));
             }
-            if let Some(error) = bad_level {
-                tracing::warn!(log_level, %error, "The log level is ignored, info is used.");
+            (Traces::Otlp { endpoint, .. }, None) => {
+                notes.push(Note::Info(format!("tracing is on, to {endpoint} as {}", settings.service_name)));
             }
-            match (&settings.traces, failure) {
-                (_, Some(error)) => tracing::warn!(%error, "Tracing is off: the exporter cannot be built."),
-                (Traces::Otlp { protocol, endpoint, .. }, None) => {
-                    tracing::info!(?protocol, %endpoint, service = %settings.service_name, "Tracing is on.");
+            (Traces::Console, None) => notes.push(Note::Info("tracing is on, to standard output".to_owned())),
+            (Traces::Off, None) => {}
+        }
+        let tracing = tracer.map(|tracer| Tracing::new(tracer, settings.propagate));
+        Self { dispatch, provider, tracing, notes }
+    }
+
+    /// Logs what came of the settings. Not at once: the first line of the log says where the picker
+    /// listens.
+    pub fn announce(&mut self) {
+        tracing::dispatcher::with_default(&self.dispatch, || {
+            for note in self.notes.drain(..) {
+                match note {
+                    Note::Info(what) => tracing::info!(%what, "Telemetry is set up."),
+                    Note::Warning(warning) => tracing::warn!(%warning, "A telemetry setting is ignored."),
                 }
-                (Traces::Console, None) => tracing::info!("Tracing is on, to standard output."),
-                (Traces::Off, None) => {}
             }
         });
-        telemetry
+    }
+
+    /// Starts the access log as this process's `ACCESS_LOG_*` variables say; `None` when it is switched
+    /// off.
+    ///
+    /// # Errors
+    /// As [`AccessLog::start`].
+    pub fn access_log_from_environment(&mut self, dropped: Counter) -> io::Result<Option<AccessLog>> {
+        let mut warnings = Vec::new();
+        let settings = access_log::Settings::read(&|name| std::env::var(name).ok(), &mut warnings);
+        self.notes.extend(warnings.into_iter().map(Note::Warning));
+        AccessLog::start(&settings, dropped)
     }
 
     /// Makes this the process's log and trace. Only the first of a process can be.
@@ -160,20 +192,6 @@ impl Telemetry {
     }
 }
 
-/// Starts the access log as this process's `ACCESS_LOG_*` variables say; their warnings are logged.
-/// `None` when it is switched off.
-///
-/// # Errors
-/// As [`AccessLog::start`].
-pub fn access_log_from_environment(dropped: Counter) -> io::Result<Option<AccessLog>> {
-    let mut warnings = Vec::new();
-    let settings = access_log::Settings::read(&|name| std::env::var(name).ok(), &mut warnings);
-    for warning in warnings {
-        tracing::warn!(%warning, "A setting of the access log is ignored.");
-    }
-    AccessLog::start(&settings, dropped)
-}
-
 /// What the trace takes: our spans, and what our own code logs within them.
 fn for_trace(metadata: &Metadata<'_>) -> bool {
     metadata.target() == TARGET
@@ -182,21 +200,15 @@ fn for_trace(metadata: &Metadata<'_>) -> bool {
             && metadata.target().starts_with("kthena_ext_proc")
 }
 
-fn provider(settings: &Settings, counters: &SelfCounters) -> Result<Option<SdkTracerProvider>, ExporterBuildError> {
+fn provider(settings: &Settings, counters: &SelfCounters) -> Result<Option<SdkTracerProvider>, CollectorError> {
     Ok(match &settings.traces {
         Traces::Off => None,
         Traces::Console => Some(build(settings, counters, Console)),
-        Traces::Otlp { protocol: Protocol::Grpc, endpoint, timeout } => {
-            let exporter = OtlpExporter::builder().with_tonic().with_endpoint(endpoint).with_timeout(*timeout);
-            Some(build(settings, counters, exporter.build()?))
+        Traces::Otlp { protocol: Protocol::Grpc, endpoint, timeout, tls } => {
+            Some(build(settings, counters, collector::grpc(endpoint, *timeout, tls)?))
         }
-        Traces::Otlp { protocol: Protocol::Http, endpoint, timeout } => {
-            let exporter = OtlpExporter::builder()
-                .with_http()
-                .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
-                .with_endpoint(endpoint)
-                .with_timeout(*timeout);
-            Some(build(settings, counters, exporter.build()?))
+        Traces::Otlp { protocol: Protocol::Http, endpoint, timeout, tls } => {
+            Some(build(settings, counters, collector::http(endpoint, *timeout, tls)?))
         }
     })
 }

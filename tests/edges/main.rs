@@ -1,5 +1,6 @@
 //! The process seen from its ports: listeners, certificates, health, files, scrapes, and its end.
 
+mod collector;
 mod connection;
 mod debug_port;
 mod drain;

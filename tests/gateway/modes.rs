@@ -53,7 +53,7 @@ async fn a_hidden_body_still_gets_a_picked_endpoint_and_is_counted() {
     for _ in 0..4 {
         let reply = client.chat("m", &[("user", "hidden")]).send().await.unwrap();
         let decision = world.assert_picked(&reply).await;
-        assert_eq!(decision["bodyMode"], "none", "{decision:#}");
+        assert_eq!((&decision["bodyMode"], &decision["bodyHidden"]), (&"none".into(), &true.into()), "{decision:#}");
     }
     let metrics = world.picker.metrics().await.unwrap();
     assert_eq!(metrics.sum("kthena_router_bodies_hidden_total", &[]), Some(4.0));

@@ -7,13 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use axum::http::StatusCode;
+use bytes::Bytes;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use parking_lot::Mutex;
+use prost::Message as _;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::codec::CompressionEncoding;
+use tonic::service::Routes;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
 use crate::poll;
@@ -62,6 +68,7 @@ impl Span {
 #[derive(Debug)]
 pub struct OtlpSink {
     address: SocketAddr,
+    scheme: &'static str,
     spans: Arc<Mutex<VecDeque<Span>>>,
     server: JoinHandle<()>,
 }
@@ -73,24 +80,54 @@ impl Drop for OtlpSink {
 }
 
 impl OtlpSink {
-    /// Starts one that speaks OTLP over gRPC on a loopback port.
+    /// Starts one that speaks OTLP over gRPC and over HTTP (`/v1/traces`) on one loopback port.
     ///
     /// # Errors
     /// When no port can be had.
     pub async fn start() -> Result<Self> {
+        Self::listen(Server::builder(), "http").await
+    }
+
+    /// As [`OtlpSink::start`], over TLS with this certificate and key, and only for clients whose
+    /// certificate `clients` signed. All in PEM.
+    ///
+    /// # Errors
+    /// When no port can be had, or the certificate cannot be used.
+    pub async fn start_tls(certificate: &str, key: &str, clients: &str) -> Result<Self> {
+        let tls = ServerTlsConfig::new()
+            .identity(Identity::from_pem(certificate, key))
+            .client_ca_root(Certificate::from_pem(clients));
+        Self::listen(Server::builder().tls_config(tls)?, "https").await
+    }
+
+    async fn listen(server: Server, scheme: &'static str) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let spans = Arc::new(Mutex::new(VecDeque::new()));
-        let service = TraceServiceServer::new(Receiver { spans: Arc::clone(&spans) });
+        let receiver = Receiver { spans: Arc::clone(&spans) };
+        let http = receiver.clone();
+        let service = TraceServiceServer::new(receiver).accept_compressed(CompressionEncoding::Gzip);
+        let traces = move |body: Bytes| {
+            let http = http.clone();
+            async move {
+                match ExportTraceServiceRequest::decode(body) {
+                    Ok(request) => {
+                        http.keep(request);
+                        StatusCode::OK
+                    }
+                    Err(_) => StatusCode::BAD_REQUEST,
+                }
+            }
+        };
+        let router = Routes::new(service).into_axum_router().route("/v1/traces", axum::routing::post(traces));
         let server = tokio::spawn(async move {
             let connections = TcpListenerStream::new(listener);
-            if let Err(error) =
-                tonic::transport::Server::builder().add_service(service).serve_with_incoming(connections).await
-            {
+            let mut server = server.accept_http1(true);
+            if let Err(error) = server.add_routes(Routes::from(router)).serve_with_incoming(connections).await {
                 tracing::error!(%error, "the trace sink stopped");
             }
         });
-        Ok(Self { address, spans, server })
+        Ok(Self { address, scheme, spans, server })
     }
 
     /// Where it listens.
@@ -102,7 +139,7 @@ impl OtlpSink {
     /// Its address as `OTEL_EXPORTER_OTLP_ENDPOINT` wants it.
     #[must_use]
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
     }
 
     /// All spans so far, in the order they came.
@@ -201,7 +238,7 @@ impl TraceTree {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Receiver {
     spans: Arc<Mutex<VecDeque<Span>>>,
 }
@@ -212,8 +249,15 @@ impl TraceService for Receiver {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        self.keep(request.into_inner());
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+impl Receiver {
+    fn keep(&self, request: ExportTraceServiceRequest) {
         let mut kept = self.spans.lock();
-        for resource in request.into_inner().resource_spans {
+        for resource in request.resource_spans {
             let described = resource.resource.map(|resource| texts(&resource.attributes)).unwrap_or_default();
             let service = described.into_iter().find(|(key, _)| key == "service.name").map(|(_, name)| name);
             for span in resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
@@ -233,7 +277,6 @@ impl TraceService for Receiver {
                 });
             }
         }
-        Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
 

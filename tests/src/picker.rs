@@ -144,15 +144,10 @@ impl PickerOptions {
             let address = |name: &str| -> Option<SocketAddr> {
                 line.get(name).or_else(|| line.get("fields")?.get(name))?.as_str()?.parse().ok()
             };
-            Some([
-                address("grpcAddress")?,
-                address("grpcHealthAddress")?,
-                address("metricsAddress")?,
-                address("debugAddress")?,
-            ])
+            Some([address("grpcAddress")?, address("metricsAddress")?, address("debugAddress")?])
         };
-        let [grpc, health, metrics, debug] = process.find_line("its ports", START_DEADLINE, ports).await?;
-        Ok(Picker { process, grpc, health, metrics, debug })
+        let [grpc, metrics, debug] = process.find_line("its ports", START_DEADLINE, ports).await?;
+        Ok(Picker { process, grpc, metrics, debug })
     }
 }
 
@@ -161,7 +156,6 @@ impl PickerOptions {
 pub struct Picker {
     process: Process,
     grpc: SocketAddr,
-    health: SocketAddr,
     metrics: SocketAddr,
     debug: SocketAddr,
 }
@@ -191,12 +185,6 @@ impl Picker {
     #[must_use]
     pub fn grpc_address(&self) -> SocketAddr {
         self.grpc
-    }
-
-    /// Where gRPC health is answered.
-    #[must_use]
-    pub fn health_address(&self) -> SocketAddr {
-        self.health
     }
 
     /// Where `/metrics`, `/healthz` and `/readyz` are.

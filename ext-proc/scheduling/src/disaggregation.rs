@@ -145,8 +145,25 @@ pub enum Verdict {
     },
     /// Nothing is known of the prompt: no body, or a hidden one.
     NoPrompt,
+    /// The API at the request's path generates nothing, or takes no transferred blocks: embeddings and such.
+    NotGeneration,
     /// No prefill endpoint of the group is ready, or the filters left none.
     NoPrefill,
+}
+
+impl Verdict {
+    /// Its name on the debug port, in metrics and in traces.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Disaggregate { .. } => "disaggregate",
+            Self::ShortPrompt { .. } => "short_prompt",
+            Self::Cached { .. } => "cached",
+            Self::NoPrompt => "no_prompt",
+            Self::NotGeneration => "not_generation",
+            Self::NoPrefill => "no_prefill",
+        }
+    }
 }
 
 impl fmt::Display for Verdict {
@@ -162,6 +179,7 @@ impl fmt::Display for Verdict {
                 write!(formatter, "decode alone: {uncached_tokens} tokens not cached, prefill apart pays from {least}")
             }
             Self::NoPrompt => write!(formatter, "decode alone: nothing is known of the prompt"),
+            Self::NotGeneration => write!(formatter, "decode alone: this API takes no transferred blocks"),
             Self::NoPrefill => write!(formatter, "decode alone: no prefill endpoint of the group can be used"),
         }
     }

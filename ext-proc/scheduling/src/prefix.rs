@@ -96,18 +96,25 @@ impl PrefixIndex {
     pub fn learn(&self, slot: Slot, blocks: &[BlockHash], capacity: usize) {
         let recency = self.recency_of(slot);
         let mut recency = recency.lock();
+        // From the tail on, all is new until something is known, and from there on all is known.
+        let mut known = false;
         for block in blocks.iter().take(capacity).rev() {
             let Some(shard) = self.shard(*block) else { continue };
-            let known = shard.read().get(&block.0).and_then(|holders| holders.node_of(slot));
-            if let Some(node) = known {
+            if known && let Some(node) = shard.read().get(&block.0).and_then(|holders| holders.node_of(slot)) {
                 recency.touch(node);
                 continue;
             }
-            let node = recency.push(*block);
             match shard.write().entry(block.0) {
-                Entry::Occupied(mut holders) => holders.get_mut().insert(slot, node),
+                Entry::Occupied(mut holders) => {
+                    if let Some(node) = holders.get().node_of(slot) {
+                        recency.touch(node);
+                        known = true;
+                    } else {
+                        holders.get_mut().insert(slot, recency.push(*block));
+                    }
+                }
                 Entry::Vacant(vacant) => {
-                    vacant.insert(Holders::One((slot.0, node)));
+                    vacant.insert(Holders::One((slot.0, recency.push(*block))));
                 }
             }
         }

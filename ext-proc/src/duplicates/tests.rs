@@ -54,6 +54,26 @@ fn after_its_stream_a_request_is_remembered_for_the_time_to_live() {
 }
 
 #[test]
+fn once_the_http_request_has_ended_the_same_id_is_a_new_request() {
+    let (fleet, duplicates, now) = (fleet(&[ONE]), Duplicates::new(TTL, 100), Instant::now());
+    let key = key(&duplicates, "id");
+    let (first, _) = ask(&duplicates, &fleet, key, now);
+    let (second, repeated) = ask(&duplicates, &fleet, key, now);
+    drop(second);
+    duplicates.ended(key);
+    assert!(repeated && ask(&duplicates, &fleet, key, now).1, "its first stream still lives");
+    drop(first);
+    duplicates.ended(key);
+    assert_eq!(remembered(&duplicates).0, 0);
+
+    let later = now + TTL - Duration::from_millis(1);
+    assert!(!ask(&duplicates, &fleet, key, later).1);
+    // The place of the request that has ended expires: the new one stays.
+    ask(&duplicates, &fleet, self::key(&duplicates, "another"), now + TTL);
+    assert!(ask(&duplicates, &fleet, key, now + TTL).1);
+}
+
+#[test]
 fn while_its_stream_lives_a_request_is_remembered_however_long_it_takes() {
     let (fleet, duplicates, now) = (fleet(&[ONE]), Duplicates::new(TTL, 100), Instant::now());
     let key = key(&duplicates, "id");

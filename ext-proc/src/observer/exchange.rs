@@ -32,6 +32,7 @@ pub(super) struct Exchange {
     request_id: Arc<str>,
     path: &'static str,
     mode: BodyMode,
+    body_hidden: bool,
     /// Method and path, only for the access log.
     line: Option<(String, String)>,
     model: Option<Arc<str>>,
@@ -63,6 +64,7 @@ impl Exchange {
             request_id: Arc::from(""),
             path: "other",
             mode: BodyMode::None,
+            body_hidden: false,
             line: None,
             model: None,
             label: None,
@@ -128,6 +130,7 @@ impl Exchange {
 
     pub(super) fn body_hidden(&mut self) {
         self.tells.metrics.body_hidden();
+        self.body_hidden = true;
         if let Some(span) = &self.span {
             span.set([KeyValue::new("kthena.body_hidden", true)]);
         }
@@ -250,6 +253,7 @@ impl Exchange {
             outcome,
             took: self.mark.saturating_duration_since(self.started),
             body_mode: self.mode,
+            body_hidden: self.body_hidden,
             served: OnceLock::new(),
         });
         self.tells.recent.push(Arc::clone(&remembered));
@@ -403,9 +407,9 @@ impl Drop for Exchange {
                 self.tells.metrics.prefill().decoded(&label, self.path, self.status, took, self.exemplar());
             }
             self.tells.metrics.ended(&label, self.path, self.status, kind, took, self.exemplar());
-        }
-        if let Some(access_log) = self.tells.access_log.clone() {
-            access_log.write(self.line(error, ended));
+            if let Some(access_log) = self.tells.access_log.clone() {
+                access_log.write(self.line(error, ended));
+            }
         }
     }
 }

@@ -29,7 +29,10 @@ pub(super) struct Waiting {
 pub(super) struct Answered {
     pub(super) picked: duplicates::Shared,
     pub(super) decision: Arc<Decision>,
+    /// As the client sent it.
     pub(super) key: Option<Key>,
+    /// As our answer changed it.
+    pub(super) changed_key: Option<Key>,
     pub(super) at: Instant,
     pub(super) last_sent: Instant,
     pub(super) learned: bool,
@@ -55,6 +58,7 @@ impl Answered {
             picked,
             decision,
             key,
+            changed_key: None,
             at: now,
             last_sent: now,
             learned: false,

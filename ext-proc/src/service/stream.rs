@@ -210,6 +210,7 @@ impl ProcessStream {
             // A later filter sees the new body.
             let key = self.shared.duplicates.key(pool, &head.id, head.path(), body);
             self.shared.duplicates.also(key, answered.at, &answered.picked);
+            answered.changed_key = Some(key);
         }
         let (settings, decision) = (&self.shared.settings, &answered.decision);
         let answer = answer(settings, decision, &head.headers, &self.observer, body, prefiller);
@@ -387,8 +388,18 @@ impl ProcessStream {
         (self.tokenizing, self.waiting) = (None, None);
         let alongside = self.alongside.take();
         let Some(answered) = self.served.take() else { return };
-        let Answered { picked, decision, key: _, at, last_sent, learned, prefilled, responded, whole_response } =
-            answered;
+        let Answered {
+            picked,
+            decision,
+            key,
+            changed_key,
+            at,
+            last_sent,
+            learned,
+            prefilled,
+            responded,
+            whole_response,
+        } = answered;
         if !learned && let Some(endpoint) = decision.endpoint() {
             self.shared.fleet.learn(&decision, endpoint.address);
         }
@@ -400,11 +411,17 @@ impl ProcessStream {
             }
             self.shared.holder.hold(picked, at, self.shared.fleet.now());
             self.observer.held();
-        } else {
-            if prefilled && !responded {
-                self.observer.prefill_orphaned();
+            return;
+        }
+        if prefilled && !responded {
+            self.observer.prefill_orphaned();
+        }
+        self.shared.holder.observe(&decision.report.pool, at.elapsed());
+        drop(picked);
+        if responded || self.hints.lives_as_request {
+            for key in [key, changed_key].into_iter().flatten() {
+                self.shared.duplicates.ended(key);
             }
-            self.shared.holder.observe(&decision.report.pool, at.elapsed());
         }
     }
 }

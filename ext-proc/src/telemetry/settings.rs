@@ -1,10 +1,11 @@
 //! The `OTEL_*` variables, read as values: a pure function from variables to settings. A value that
 //! cannot be used gives a warning that names the variable, and the default.
 //!
-//! What the OTLP exporter and the SDK read themselves is left to them: `OTEL_EXPORTER_OTLP_HEADERS`
-//! and its `_TRACES_` form, `OTEL_SPAN_*_LIMIT`, `OTEL_EXPORTER_OTLP_INSECURE`.
+//! What the OTLP exporter and the SDK read themselves is left to them: `OTEL_EXPORTER_OTLP_HEADERS` and
+//! `_COMPRESSION` (`gzip`) with their `_TRACES_` forms, `OTEL_SPAN_*_LIMIT`.
 
 use std::fmt::Display;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -42,7 +43,21 @@ pub enum Traces {
         endpoint: String,
         /// For one export.
         timeout: Duration,
+        /// For a URL with `https`.
+        tls: TlsFiles,
     },
+}
+
+/// PEM files for a collector behind TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// `OTEL_EXPORTER_OTLP_CERTIFICATE`: who may have signed the collector's certificate; `None` trusts
+    /// whom the system trusts.
+    pub authority: Option<PathBuf>,
+    /// `OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE`: ours, where the collector asks for one.
+    pub client_certificate: Option<PathBuf>,
+    /// `OTEL_EXPORTER_OTLP_CLIENT_KEY`: its key.
+    pub client_key: Option<PathBuf>,
 }
 
 /// OTLP's transports.
@@ -174,17 +189,21 @@ impl Reader<'_> {
             (Some((name, url)), Protocol::Http) if !name.contains("_TRACES_") => {
                 format!("{}/v1/traces", url.trim_end_matches('/'))
             }
-            // gRPC has host and port only; without a scheme it is plain text.
-            (Some((_, url)), Protocol::Grpc) if !url.contains("://") => format!("http://{url}"),
+            // gRPC may have host and port only. Plain text then, as most collectors nearby speak it, unless
+            // the variable asks for TLS.
+            (Some((_, url)), Protocol::Grpc) if !url.contains("://") => {
+                let secure = self.otlp("INSECURE").is_some_and(|(_, value)| value.eq_ignore_ascii_case("false"));
+                format!("{}://{url}", if secure { "https" } else { "http" })
+            }
             (Some((_, url)), _) => url,
         };
-        if endpoint.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://")) {
-            self.warnings.push(format!(
-                "spans cannot be exported over TLS (`{endpoint}`): name a collector nearby with http://; tracing is off"
-            ));
-            return Traces::Off;
-        }
-        Traces::Otlp { protocol, endpoint, timeout: Duration::from_millis(timeout) }
+        let file = |suffix| self.otlp(suffix).map(|(_, path)| PathBuf::from(path));
+        let tls = TlsFiles {
+            authority: file("CERTIFICATE"),
+            client_certificate: file("CLIENT_CERTIFICATE"),
+            client_key: file("CLIENT_KEY"),
+        };
+        Traces::Otlp { protocol, endpoint, timeout: Duration::from_millis(timeout), tls }
     }
 
     /// Without the variable, the registered gRPC port 4317 means gRPC: a frequent way to set only

@@ -6,7 +6,7 @@ fn read(variables: &[(&str, &str)]) -> Settings {
 
 fn otlp(variables: &[(&str, &str)]) -> (Protocol, String, Duration) {
     match read(variables).traces {
-        Traces::Otlp { protocol, endpoint, timeout } => (protocol, endpoint, timeout),
+        Traces::Otlp { protocol, endpoint, timeout, tls: _ } => (protocol, endpoint, timeout),
         other => panic!("{other:?}"),
     }
 }
@@ -35,14 +35,20 @@ fn tracing_is_switched_off_by_either_variable() {
 }
 
 #[test]
-fn a_collector_behind_tls_is_refused_in_words() {
-    for (protocol, endpoint) in [("grpc", "https://c:4317"), ("http/protobuf", "HTTPS://c:4318")] {
-        let settings = read(&[(ENDPOINT, endpoint), ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)]);
-        assert_eq!(settings.traces, Traces::Off);
-        assert_eq!(settings.warnings.len(), 1);
-        assert!(settings.warnings[0].starts_with("spans cannot be exported over TLS (`"), "{:?}", settings.warnings);
-    }
-    assert_eq!(read(&[(ENDPOINT, "http://https:4317")]).warnings, [""; 0]);
+fn the_files_for_a_collector_behind_tls_are_read() {
+    let settings = read(&[
+        (ENDPOINT, "https://c:4317"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/all.pem"),
+        ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "/ca.pem"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/own.pem"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/own.key"),
+    ]);
+    let Traces::Otlp { endpoint, tls, .. } = settings.traces else { panic!("{settings:?}") };
+    assert_eq!(endpoint, "https://c:4317");
+    let file = |path: &str| Some(PathBuf::from(path));
+    let expected =
+        TlsFiles { authority: file("/ca.pem"), client_certificate: file("/own.pem"), client_key: file("/own.key") };
+    assert_eq!(tls, expected);
 }
 
 #[test]
@@ -50,12 +56,17 @@ fn the_endpoint_follows_the_rules_of_its_protocol() {
     let protocol = "OTEL_EXPORTER_OTLP_PROTOCOL";
     let traces = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
     type Case<'a> = (&'a [(&'a str, &'a str)], Protocol, &'a str);
-    let cases: [Case<'_>; 8] = [
+    let cases: [Case<'_>; 9] = [
         (&[(ENDPOINT, "http://c:4318")], Protocol::Http, "http://c:4318/v1/traces"),
         (&[(ENDPOINT, "http://c:4318/base/")], Protocol::Http, "http://c:4318/base/v1/traces"),
         (&[(ENDPOINT, "http://c:4317")], Protocol::Grpc, "http://c:4317"),
         (&[(ENDPOINT, "http://c:4317"), (protocol, "http/protobuf")], Protocol::Http, "http://c:4317/v1/traces"),
         (&[(ENDPOINT, "c:9"), (protocol, "grpc")], Protocol::Grpc, "http://c:9"),
+        (
+            &[(ENDPOINT, "c:9"), (protocol, "grpc"), ("OTEL_EXPORTER_OTLP_INSECURE", "false")],
+            Protocol::Grpc,
+            "https://c:9",
+        ),
         (&[(traces, "http://c:1/x")], Protocol::Http, "http://c:1/x"),
         (&[(traces, "http://t:1/x"), (ENDPOINT, "http://c:4317")], Protocol::Http, "http://t:1/x"),
         (&[("OTEL_TRACES_EXPORTER", "otlp"), (protocol, "grpc")], Protocol::Grpc, "http://localhost:4317"),

@@ -101,6 +101,43 @@ pub struct DecisionRecord {
     /// How the body reached us: none, buffered, streamed, full_duplex_streamed.
     #[prost(string, tag = "20")]
     pub body_mode: ::prost::alloc::string::String,
+    /// The body was not looked at: the data plane does not show it, or it is not JSON.
+    #[prost(bool, tag = "21")]
+    pub body_hidden: bool,
+    /// What was decided about prefill; absent unless the ModelServer has a pdGroup.
+    #[prost(message, optional, tag = "22")]
+    pub disaggregation: ::core::option::Option<Disaggregation>,
+}
+/// Whether prefill runs in a pod of its own, and where.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Disaggregation {
+    /// How the KV blocks travel: http, lmcache, nixl, mooncake or sglang.
+    #[prost(string, tag = "1")]
+    pub connector: ::prost::alloc::string::String,
+    /// disaggregate, short_prompt, cached, no_prompt, not_generation or no_prefill.
+    #[prost(string, tag = "2")]
+    pub verdict: ::prost::alloc::string::String,
+    /// Why, in a sentence.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    /// The prefill addresses in the order they are tried; empty when decode works alone.
+    #[prost(string, repeated, tag = "4")]
+    pub prefills: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// A sidecar in the decode pod makes the prefill call.
+    #[prost(bool, tag = "5")]
+    pub sidecar: bool,
+    /// Estimated prompt tokens that the first prefill endpoint does not hold.
+    #[prost(uint32, tag = "6")]
+    pub uncached_tokens: u32,
+    /// What was considered among the prefill endpoints.
+    #[prost(message, repeated, tag = "7")]
+    pub filters: ::prost::alloc::vec::Vec<Filter>,
+    #[prost(message, repeated, tag = "8")]
+    pub scorers: ::prost::alloc::vec::Vec<Scorer>,
+    #[prost(message, repeated, tag = "9")]
+    pub candidates: ::prost::alloc::vec::Vec<Candidate>,
 }
 #[derive(serde::Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use super::envoy_gateway::manager;
 use super::{GatewayConfig, Pool, ext_proc, http2, router, static_cluster};
 
 /// The annotation `aigateway.envoyproxy.io/processing-body-mode`.
@@ -53,46 +54,20 @@ pub fn config(pools: &[Pool], body: Body) -> GatewayConfig {
     });
     let filters: Vec<Value> = filters.chain([router()]).collect();
 
-    let hosts: Vec<Value> = pools
-        .iter()
-        .enumerate()
-        .map(|(index, pool)| {
-            let mut per_filter = json!({});
-            for other in pools.iter().filter(|other| other.name != pool.name) {
-                per_filter[filter_name(other)] = json!({
-                    "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute",
-                    "disabled": true,
-                });
-            }
-            json!({"name": format!("default/eg/http/{}", pool.name), "domains": pool.domains(index), "routes": [{
-                "name": format!("httproute/default/{}/rule/0/match/0/*", pool.name),
-                "match": {"path_separated_prefix": "/v1"},
-                "route": {
-                    "cluster": backend_cluster(pool),
-                    "auto_host_rewrite": false,
-                    "timeout": "669s",
-                    "idle_timeout": "3600s",
-                    "upgrade_configs": [{"upgrade_type": "websocket"}],
-                },
-                "typed_per_filter_config": per_filter,
-            }]})
-        })
-        .collect();
-
-    let manager = json!({
-        "stat_prefix": "http",
-        "route_config": {"name": "default/eg/http", "virtual_hosts": hosts, "ignore_port_in_host_matching": true},
-        "http_filters": filters,
-        "http2_protocol_options": {
-            "max_concurrent_streams": 100, "initial_stream_window_size": 65536, "initial_connection_window_size": 1_048_576,
-        },
-        "use_remote_address": true,
-        "normalize_path": true,
-        "merge_slashes": true,
-        "server_header_transformation": "PASS_THROUGH",
-        "common_http_protocol_options": {"headers_with_underscores_action": "REJECT_REQUEST"},
-        "path_with_escaped_slashes_action": "UNESCAPE_AND_REDIRECT",
-    });
+    let route = |pool: &Pool| {
+        let mut per_filter = json!({});
+        for other in pools.iter().filter(|other| other.name != pool.name) {
+            per_filter[filter_name(other)] = json!({
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute",
+                "disabled": true,
+            });
+        }
+        let action = json!({
+            "cluster": backend_cluster(pool), "auto_host_rewrite": false, "timeout": "669s", "idle_timeout": "3600s",
+        });
+        (action, per_filter)
+    };
+    let manager = manager(pools, &filters, route);
 
     let clusters = pools.iter().flat_map(|pool| {
         let mut picker = http2(static_cluster(&picker_cluster(pool), &[pool.picker]));

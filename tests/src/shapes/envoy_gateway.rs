@@ -52,48 +52,20 @@ pub fn config(pools: &[Pool], body: Body) -> GatewayConfig {
     });
     let filters: Vec<Value> = filters.chain([router()]).collect();
 
-    let hosts: Vec<Value> = pools
-        .iter()
-        .enumerate()
-        .map(|(index, pool)| {
-            let mut per_filter = json!({});
-            per_filter[filter_name(pool)] =
-                json!({"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": {}});
-            json!({"name": format!("default/eg/http/{}", pool.name), "domains": pool.domains(index), "routes": [{
-                "name": format!("httproute/default/{}/rule/0/match/0/*", pool.name),
-                "match": {"path_separated_prefix": "/v1"},
-                "route": {
-                    "cluster": backend_cluster(pool),
-                    "timeout": "0s",
-                    "idle_timeout": "0s",
-                    "upgrade_configs": [{"upgrade_type": "websocket"}],
-                },
-                "typed_per_filter_config": per_filter,
-            }]})
-        })
-        .collect();
-
-    let manager = json!({
-        "stat_prefix": "http",
-        "route_config": {"name": "default/eg/http", "virtual_hosts": hosts, "ignore_port_in_host_matching": true},
-        "http_filters": filters,
-        "http2_protocol_options": {
-            "max_concurrent_streams": 100, "initial_stream_window_size": 65536, "initial_connection_window_size": 1_048_576,
+    let route = |pool: &Pool| {
+        let mut per_filter = json!({});
+        per_filter[filter_name(pool)] =
+            json!({"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": {}});
+        (json!({"cluster": backend_cluster(pool), "timeout": "0s", "idle_timeout": "0s"}), per_filter)
+    };
+    let mut manager = manager(pools, &filters, route);
+    manager["early_header_mutation_extensions"] = json!([{
+        "name": "envoy.http.early_header_mutation.header_mutation",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+            "mutations": [{"remove": "x-gateway-destination-endpoint"}],
         },
-        "use_remote_address": true,
-        "normalize_path": true,
-        "merge_slashes": true,
-        "server_header_transformation": "PASS_THROUGH",
-        "common_http_protocol_options": {"headers_with_underscores_action": "REJECT_REQUEST"},
-        "path_with_escaped_slashes_action": "UNESCAPE_AND_REDIRECT",
-        "early_header_mutation_extensions": [{
-            "name": "envoy.http.early_header_mutation.header_mutation",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-                "mutations": [{"remove": "x-gateway-destination-endpoint"}],
-            },
-        }],
-    });
+    }]);
 
     let clusters = pools.iter().flat_map(|pool| {
         let mut picker = http2(static_cluster(&picker_cluster(pool), &[pool.picker]));
@@ -106,4 +78,34 @@ pub fn config(pools: &[Pool], body: Body) -> GatewayConfig {
         [picker, backend]
     });
     GatewayConfig::new(&manager, clusters.collect())
+}
+
+/// The HttpConnectionManager as Envoy Gateway always writes it, also below AI Gateway. `route` gives a
+/// pool's route action and its settings of filters.
+pub(super) fn manager(pools: &[Pool], filters: &[Value], route: impl Fn(&Pool) -> (Value, Value)) -> Value {
+    let host = |(index, pool): (usize, &Pool)| {
+        let (mut action, per_filter) = route(pool);
+        action["upgrade_configs"] = json!([{"upgrade_type": "websocket"}]);
+        json!({"name": format!("default/eg/http/{}", pool.name), "domains": pool.domains(index), "routes": [{
+            "name": format!("httproute/default/{}/rule/0/match/0/*", pool.name),
+            "match": {"path_separated_prefix": "/v1"},
+            "route": action,
+            "typed_per_filter_config": per_filter,
+        }]})
+    };
+    let hosts: Vec<Value> = pools.iter().enumerate().map(host).collect();
+    json!({
+        "stat_prefix": "http",
+        "route_config": {"name": "default/eg/http", "virtual_hosts": hosts, "ignore_port_in_host_matching": true},
+        "http_filters": filters,
+        "http2_protocol_options": {
+            "max_concurrent_streams": 100, "initial_stream_window_size": 65536, "initial_connection_window_size": 1_048_576,
+        },
+        "use_remote_address": true,
+        "normalize_path": true,
+        "merge_slashes": true,
+        "server_header_transformation": "PASS_THROUGH",
+        "common_http_protocol_options": {"headers_with_underscores_action": "REJECT_REQUEST"},
+        "path_with_escaped_slashes_action": "UNESCAPE_AND_REDIRECT",
+    })
 }

@@ -24,6 +24,10 @@ use crate::refusal::{Refusal, RefusalKind};
 use crate::request::Content;
 use crate::routing::ModelServer;
 
+/// Ends of the paths whose APIs take the parameters of a transfer, in vLLM and SGLang: completions, chat
+/// completions, and SGLang's own.
+const GENERATING: [&str; 2] = ["/completions", "/generate"];
+
 /// Decides about prefill for a `decision` about decode, and chooses among the decode endpoints anew
 /// where the best one cannot be paired.
 pub(super) fn pair(
@@ -88,6 +92,11 @@ pub(super) fn pair(
 fn verdict(rules: &PairRules, asked: &Asked<'_>, uncached_tokens: u32) -> Verdict {
     if !matches!(asked.request.content, Content::Parsed(_)) {
         return Verdict::NoPrompt;
+    }
+    // A data plane may not tell the path.
+    let path = asked.request.path;
+    if !path.is_empty() && !GENERATING.iter().any(|end| path.ends_with(end)) {
+        return Verdict::NotGeneration;
     }
     let tokens = asked.demand.missing_tokens(0, None);
     let least = rules.min_prompt_tokens.max(rules.min_uncached_tokens);

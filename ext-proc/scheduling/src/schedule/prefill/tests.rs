@@ -1,5 +1,7 @@
 //! Pairs: what always holds of them, then each rule on its own.
 
+use std::borrow::Cow;
+
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -7,7 +9,7 @@ use serde_json::json;
 
 use super::*;
 use crate::fixtures::*;
-use crate::{Declared, DeclaredEndpoint, Endpoint, Gauges, Request};
+use crate::{Body, Declared, DeclaredEndpoint, Endpoint, Gauges, Prompt, Request};
 
 /// Over four bytes a token: from here on the default rules send prefill apart.
 const LONG: usize = 4 * 256;
@@ -106,7 +108,7 @@ proptest! {
                         prop_assert_eq!(uncached_tokens, decision.uncached_tokens);
                     }
                     Verdict::Disaggregate { uncached_tokens } => prop_assert!(uncached_tokens >= least),
-                    Verdict::NoPrompt => prop_assert!(false, "there was a prompt"),
+                    Verdict::NoPrompt | Verdict::NotGeneration => prop_assert!(false, "there was a prompt to complete"),
                 }
             }
         }
@@ -164,6 +166,33 @@ fn what_is_not_known_of_a_prompt_is_not_sent_apart() {
     }
     let nothing = scene.ask("").unwrap();
     assert_eq!(disaggregation(&nothing).verdict, Verdict::Disaggregate { uncached_tokens: 0 });
+}
+
+#[test]
+fn only_apis_that_generate_are_prefilled_apart() {
+    let mut scene = scene(&["a"], &["a"]);
+    let prompt = text("x", LONG);
+    for (path, apart) in [
+        ("/v1/chat/completions", true),
+        ("/v1/completions", true),
+        ("/generate", true),
+        ("", true),
+        ("/v1/embeddings", false),
+        ("/tokenize", false),
+    ] {
+        let headers = no_headers();
+        let body = Body {
+            model: "m".into(),
+            stream: false,
+            max_tokens: None,
+            prompt: Prompt { pieces: vec![Cow::Borrowed(prompt.as_bytes())] },
+        };
+        let request =
+            Request { id: "1", path, headers: &headers, content: Content::Parsed(body), subset: None, tokens: None };
+        let decision = scene.decide(&request).unwrap();
+        let verdict = disaggregation(&decision).verdict;
+        assert_eq!(matches!(verdict, Verdict::Disaggregate { .. }), apart, "{path}: {verdict}");
+    }
 }
 
 #[test]
@@ -243,7 +272,7 @@ fn a_subset_hint_binds_the_gateway_and_not_our_own_prefill_call() {
         let content = Content::Parsed(body);
         scene.decide(&Request {
             id: "1",
-            path: "/",
+            path: request.path,
             headers: request.headers,
             content,
             subset: Some(&subset),
