@@ -16,11 +16,14 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use scheduling::kv::KvIndex;
 use scheduling::{
     Decision, Endpoint, Event, InFlight, Moment, Pool, PoolName, PrefixIndex, Profile, Refusal, RefusalKind, Request,
-    Snapshot, State, Verdict, schedule,
+    Slot, Snapshot, State, Verdict, schedule,
 };
 use tracing::warn;
+
+use crate::kv_events::subscriber::same;
 
 /// The lock of each pool, which also holds its source of chance. Read without a lock of its own.
 type Locks = HashMap<PoolName, Arc<Mutex<SmallRng>>, foldhash::fast::RandomState>;
@@ -127,6 +130,16 @@ impl Fleet {
         if let Some(endpoint) = served {
             snapshot.prefixes.learn(endpoint.slot, &decision.blocks, cache.capacity());
         }
+    }
+
+    /// Changes what is believed of the blocks at `endpoint`, while its slot cannot become another's; `None`
+    /// when it has left or is another pod by now.
+    pub fn change_blocks<T>(&self, endpoint: &Endpoint, change: impl FnOnce(&KvIndex, Slot) -> T) -> Option<T> {
+        let _slots_stay = self.state.lock();
+        let snapshot = self.snapshot.load();
+        let now = snapshot.pools.values().find_map(|pool| pool.endpoint(endpoint.address));
+        let now = now.filter(|now| same(now, endpoint))?;
+        Some(change(&snapshot.kv, now.slot))
     }
 
     /// Takes in how a request ended at the endpoint at `address`, a prefill call too: `ok` unless no
