@@ -137,6 +137,7 @@ fn candidate(row: Row<'_>, rank: Option<u32>) -> Candidate {
         running: gauges.map(|gauges| gauges.running),
         kv_usage: gauges.and_then(|gauges| gauges.kv_usage),
         matched_blocks: candidate.matched_blocks,
+        held_tokens: candidate.held_tokens,
         rank,
     }
 }

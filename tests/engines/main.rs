@@ -5,9 +5,11 @@
 //!
 //! `cargo real-engines` installs what it needs, once; the default `cargo test` leaves it alone.
 
+mod caches;
 mod deaths;
 mod fleet;
 mod install;
 mod pairs;
 mod smoke;
 mod stage;
+mod tokens;

@@ -112,5 +112,5 @@ async fn blocks_that_an_engine_dropped_draw_nobody() {
     let reply = send(envoy.address(), path, &body).await.unwrap();
     let decision = world.assert_picked(&reply).await;
     let candidates = decision["candidates"].as_array().unwrap();
-    assert!(candidates.iter().all(|candidate| candidate["matchedBlocks"].as_u64().unwrap_or(0) == 0), "{decision:#}");
+    assert!(candidates.iter().all(|candidate| candidate["heldTokens"] == 0), "{decision:#}");
 }

@@ -212,6 +212,11 @@ pub struct Candidate {
     #[prost(uint32, optional, tag = "12")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rank: ::core::option::Option<u32>,
+    /// Leading tokens of the prompt that the endpoint holds by its own KV events; absent where
+    /// kvcache-aware had to go by the approximate measure.
+    #[prost(uint32, optional, tag = "13")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_tokens: ::core::option::Option<u32>,
 }
 #[derive(serde::Serialize)]
 #[serde(rename_all = "camelCase")]
