@@ -160,6 +160,7 @@ async fn the_fleet_lists_endpoints_and_pools() -> Result<()> {
     let endpoint = |name: &str, address: &str| {
         json!({
             "pool": "default/llama",
+            "role": null,
             "name": format!("default/{name}"),
             "address": address,
             "ready": true,
