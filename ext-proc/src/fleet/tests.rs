@@ -18,7 +18,10 @@ fn pick(fleet: &Fleet) -> Picked {
     };
     let content = Content::Parsed(body);
     fleet
-        .pick(&pool(), &Request { id: "id", path: "/", headers: &headers, content, subset: None, tokens: None })
+        .pick(
+            &pool(),
+            &Request { id: "id", path: "/v1/completions", headers: &headers, content, subset: None, tokens: None },
+        )
         .unwrap()
 }
 
