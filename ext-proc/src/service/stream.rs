@@ -12,14 +12,14 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use futures_util::Stream;
 use http::uri::Authority;
 use rand::Rng;
-use scheduling::{Content, Decision, Headers, PoolName, Refusal, RefusalKind, Request, Subset};
+use scheduling::{Content, Headers, PoolName, Refusal, RefusalKind, Request};
 use tonic::{Code, Status, Streaming};
 use tracing::Instrument;
 
 use super::Shared;
 use super::answer::answer;
+use super::kept::{Answered, RequestHead};
 use super::prefill::{self, Asked, Plan};
-use crate::duplicates::{self, Key};
 use crate::exchange::{Exchange, Input, Message, ProtocolError, Rules, Seen, Step};
 use crate::from_proto::{self, Heard, WireHeaders};
 use crate::observer::ExchangeObserver;
@@ -59,64 +59,10 @@ pub struct ProcessStream {
     finished: bool,
 }
 
-/// What is kept of the request's headers message.
-struct RequestHead {
-    headers: WireHeaders,
-    id: String,
-    /// The client sent the id: two streams that carry it may be one request.
-    named: bool,
-    pool: Result<PoolName, RefusalKind>,
-    subset: Option<Subset>,
-}
-
 /// A decision whose prefill is being made. Dropping it cancels the prefill.
 struct Waiting {
     answered: Answered,
     prefill: Running,
-}
-
-/// What is kept of a decision that was sent.
-struct Answered {
-    picked: duplicates::Shared,
-    decision: Arc<Decision>,
-    /// As the client sent it.
-    key: Option<Key>,
-    /// As our answer changed it.
-    changed_key: Option<Key>,
-    at: Instant,
-    last_sent: Instant,
-    learned: bool,
-    /// A prefill was made for it.
-    prefilled: bool,
-    /// The response's headers came by.
-    responded: bool,
-    /// The response was complete with its headers, as far as the engine's work goes.
-    whole_response: bool,
-}
-
-impl RequestHead {
-    /// The path without its query.
-    fn path(&self) -> &str {
-        let path = self.headers.get(":path").unwrap_or_default();
-        path.split_once('?').map_or(path, |(path, _)| path)
-    }
-}
-
-impl Answered {
-    fn new(picked: duplicates::Shared, decision: Arc<Decision>, key: Option<Key>, now: Instant) -> Self {
-        Self {
-            picked,
-            decision,
-            key,
-            changed_key: None,
-            at: now,
-            last_sent: now,
-            learned: false,
-            prefilled: false,
-            responded: false,
-            whole_response: false,
-        }
-    }
 }
 
 impl std::fmt::Debug for ProcessStream {
@@ -341,7 +287,9 @@ impl ProcessStream {
         self.observer.decided(Ok(&decision), duplicate);
         if decision.disaggregation.is_some() {
             let left = self.deadline.saturating_duration_since(now);
-            let asked = Asked { id: &head.id, path, headers: &head.headers, seen, body, left, picked: &picked };
+            let passed_on = duplicate && key.is_some_and(|key| shared.duplicates.passed_on(key));
+            let asked =
+                Asked { id: &head.id, path, headers: &head.headers, seen, body, left, picked: &picked, passed_on };
             let plan = prefill::plan(shared, &decision, &asked, &mut self.observer);
             return Ok((Answered::new(picked, decision, key, now), plan));
         }
