@@ -182,7 +182,7 @@ impl Explainer {
         let path = asked.path.split('?').next().unwrap_or_default();
         let id = headers.get("x-request-id").unwrap_or("dry-run").to_owned();
         let outcome = content(&asked.body).map_err(Refusal::from).and_then(|content| {
-            let request = Request { id: &id, path, headers: &headers, content, subset: subset.as_ref() };
+            let request = Request { id: &id, path, headers: &headers, content, subset: subset.as_ref(), tokens: None };
             self.fleet.dry_run(&pool, &request)
         });
         let record = match &outcome {

@@ -126,14 +126,17 @@ async fn pairs_are_of_one_group_and_both_groups_work() {
 /// An engine would not notice: parameters that were used before point at blocks that are somebody else's.
 #[tokio::test]
 async fn a_repeated_request_is_prefilled_anew() {
-    let pairs = Plan { profile: Some(ALWAYS), ..Plan::default() }.start().await;
+    // Slow enough that all three are under way at once: later it would be another request.
+    let mut slow = EngineConfig::timed(MODEL, 1.0);
+    slow.timing.prefill_tokens_per_second = 1000.0;
+    let pairs = Plan { prefill: slow, ..Plan::default() }.start().await;
     let (_envoy, client) = pairs.behind(Body::FullDuplex).await;
     let prompt = long_prompt("carol");
-    for turn in 1..=3 {
-        let reply = client.complete("m", &prompt).request_id("the-same").send().await.unwrap();
-        assert_eq!(reply.status, 200);
-        pairs.assert_transferred(turn);
+    let ask = || client.complete("m", &prompt).request_id("the-same").send();
+    for reply in futures_util::future::join_all([ask(), ask(), ask()]).await {
+        assert_eq!(reply.unwrap().status, 200);
     }
+    pairs.assert_transferred(3);
     pairs.assert_idle().await;
 }
 
@@ -205,10 +208,10 @@ async fn sglangs_prefill_and_decode_meet_in_a_fresh_room() {
     };
     let pairs = Plan { vary, profile: Some(ALWAYS), ..Plan::default() }.start().await;
     let (_envoy, client) = pairs.behind(Body::FullDuplex).await;
-    let prompt = long_prompt("grace");
     let mut rooms = BTreeSet::new();
     for turn in 1..=3 {
-        let reply = client.complete("m", &prompt).request_id("the-same").send().await.unwrap();
+        let prompt = long_prompt(&format!("grace {turn}"));
+        let reply = client.complete("m", &prompt).send().await.unwrap();
         assert_eq!(reply.status, 200, "{}", reply.text());
         let decode: Value = serde_json::from_str(&last_body(pairs.decode())).unwrap();
         rooms.extend(decode["bootstrap_room"].as_u64());

@@ -200,6 +200,7 @@ impl World {
             headers: &NoHeaders,
             content: Content::Parsed(body),
             subset: None,
+            tokens: None,
         };
         schedule(&self.profile, &snapshot, pool, &request, self.now, &mut self.rng)
     }

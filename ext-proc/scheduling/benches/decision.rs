@@ -107,7 +107,14 @@ fn request(text: &[u8]) -> Request<'_> {
         max_tokens: None,
         prompt: Prompt { pieces: vec![Cow::Borrowed(text)] },
     };
-    Request { id: "1", path: "/v1/completions", headers: &NoHeaders, content: Content::Parsed(body), subset: None }
+    Request {
+        id: "1",
+        path: "/v1/completions",
+        headers: &NoHeaders,
+        content: Content::Parsed(body),
+        subset: None,
+        tokens: None,
+    }
 }
 
 fn main() {

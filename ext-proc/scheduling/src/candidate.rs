@@ -17,7 +17,9 @@
 use std::time::Duration;
 
 use crate::endpoint::{Endpoint, Gauges};
+use crate::kv::Held;
 use crate::moment::Moment;
+use crate::rates::Speed;
 
 /// Up to this age a scrape is taken at its word.
 const FRESH: Duration = Duration::from_secs(2);
@@ -51,6 +53,10 @@ pub(crate) struct Candidate<'a> {
     pub(crate) uncached_tokens: u64,
     /// Leading blocks of the prompt that the endpoint probably holds.
     pub(crate) matched_blocks: u32,
+    /// Leading tokens that it holds by its own account; `None` where there is no exact measure.
+    pub(crate) held: Option<Held>,
+    /// How fast it works.
+    pub(crate) speed: Speed,
 }
 
 impl<'a> Candidate<'a> {
@@ -81,6 +87,8 @@ impl<'a> Candidate<'a> {
             outlier: endpoint.load.is_outlier(now),
             uncached_tokens: endpoint.load.uncached_tokens(),
             matched_blocks,
+            held: None,
+            speed: endpoint.load.rates().speed(),
         }
     }
 }
@@ -129,6 +137,9 @@ pub(crate) struct Demand {
     pub(crate) block_bytes: usize,
     /// Bytes of the whole prompt.
     pub(crate) prompt_bytes: usize,
+    /// Tokens of the whole prompt, and how many of them whole blocks were looked up for; `None` where
+    /// there is no exact measure.
+    pub(crate) tokens: Option<(u32, u32)>,
 }
 
 impl Demand {
@@ -141,6 +152,16 @@ impl Demand {
     /// cached: nothing is known of it.
     pub(crate) fn uncached_tokens(&self, matched: u32) -> u32 {
         tokens(self.prompt_bytes - self.cached_bytes(matched))
+    }
+
+    /// Prompt tokens that an endpoint has to compute which holds this much: exactly where that is known,
+    /// else estimated.
+    pub(crate) fn missing_tokens(&self, matched_blocks: u32, held_tokens: Option<u32>) -> u32 {
+        match (self.tokens, held_tokens) {
+            (Some((tokens, _)), Some(held)) => tokens.saturating_sub(held),
+            (Some((tokens, _)), None) => tokens,
+            (None, _) => self.uncached_tokens(matched_blocks),
+        }
     }
 
     fn cached_bytes(&self, matched: u32) -> usize {

@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::affinity::Trade;
+use crate::candidate::Demand;
 use crate::disaggregation::Disaggregation;
 use crate::endpoint::Endpoint;
 use crate::moment::Moment;
@@ -61,10 +63,11 @@ impl Decision {
     /// of its load.
     #[must_use]
     pub fn yielded(&self) -> Option<Row<'_>> {
-        let chosen = self.rows().next()?.candidate.matched_blocks;
+        let chosen = self.rows().next()?.candidate.warmth();
         let scored = self.report.rows().filter(|row| row.candidate.removed_by.is_none());
-        let warmest = scored.max_by_key(|row| row.candidate.matched_blocks)?;
-        (warmest.candidate.matched_blocks > chosen && self.uses("prefix-cache")).then_some(warmest)
+        let warmest = scored.max_by_key(|row| row.candidate.warmth())?;
+        (warmest.candidate.warmth() > chosen && (self.uses("prefix-cache") || self.uses("kvcache-aware")))
+            .then_some(warmest)
     }
 
     fn uses(&self, scorer: &str) -> bool {
@@ -91,12 +94,19 @@ impl fmt::Display for Decision {
             }
         }
         if let Some(warm) = self.yielded() {
-            let (label, all) = (warm.label(), self.report.blocks);
-            let (matched, in_flight) = (warm.candidate.matched_blocks, warm.candidate.in_flight);
-            write!(
-                formatter,
-                "; affinity yielded to load: {label} holds {matched} of {all} blocks and has {in_flight} in flight"
-            )?;
+            let (label, in_flight) = (warm.label(), warm.candidate.in_flight);
+            write!(formatter, "; affinity yielded to load: {label} holds ")?;
+            match (self.report.kv, warm.candidate.held_tokens) {
+                (Some(KvMeasure::Exact { tokens }), Some(held)) => write!(formatter, "{held} of {tokens} tokens")?,
+                _ => write!(formatter, "{} of {} blocks", warm.candidate.matched_blocks, self.report.blocks)?,
+            }
+            write!(formatter, " and has {in_flight} in flight")?;
+            if let Some((_, trade)) = self.report.trade.filter(|(index, _)| *index == warm.index) {
+                write!(formatter, ": {trade}")?;
+            }
+        }
+        if let Some(measure) = self.report.kv.filter(|measure| !matches!(measure, KvMeasure::Exact { .. })) {
+            write!(formatter, "; kvcache-aware is {measure}")?;
         }
         match &self.disaggregation {
             Some(disaggregation) => write!(formatter, "; {disaggregation}"),
@@ -127,6 +137,11 @@ pub struct Report {
     pub candidates: Vec<CandidateReport>,
     /// Blocks of the prompt that were hashed.
     pub blocks: u32,
+    /// Which measure the scorer `kvcache-aware` had; `None` where it does not take part.
+    pub kv: Option<KvMeasure>,
+    /// The index of the candidate that holds most of the prompt, of those that the filters left, and what
+    /// going there would win and lose; `None` where it was chosen, or no scorer asks.
+    pub trade: Option<(usize, Trade)>,
     /// When all this was so.
     pub at: Moment,
 }
@@ -232,6 +247,47 @@ pub struct CandidateReport {
     pub in_flight: u32,
     /// Leading blocks of the prompt that the endpoint probably holds.
     pub matched_blocks: u32,
+    /// Leading tokens of the prompt that it holds by its own account; `None` unless [`Report::kv`] is
+    /// [`KvMeasure::Exact`].
+    pub held_tokens: Option<u32>,
+}
+
+impl CandidateReport {
+    pub(crate) fn missing_tokens(&self, demand: &Demand) -> u32 {
+        demand.missing_tokens(self.matched_blocks, self.held_tokens)
+    }
+
+    /// For comparing candidates of one report only.
+    fn warmth(&self) -> u32 {
+        self.held_tokens.unwrap_or(self.matched_blocks)
+    }
+}
+
+/// What `kvcache-aware` went by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvMeasure {
+    /// The engines' own accounts.
+    Exact {
+        /// Tokens of the prompt that were looked up: in whole blocks.
+        tokens: u32,
+    },
+    /// The approximate measure: the prompt is not known in tokens.
+    NoTokens,
+    /// The approximate measure: no endpoint of the pool has said what it holds.
+    NoEvents,
+    /// The approximate measure: the prompt fills no block.
+    NoBlock,
+}
+
+impl fmt::Display for KvMeasure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact { tokens } => write!(formatter, "exact, {tokens} tokens looked up"),
+            Self::NoTokens => write!(formatter, "approximate: the prompt is not known in tokens"),
+            Self::NoEvents => write!(formatter, "approximate: no endpoint has sent KV events"),
+            Self::NoBlock => write!(formatter, "approximate: the prompt fills no block"),
+        }
+    }
 }
 
 /// Why the first endpoint was chosen.

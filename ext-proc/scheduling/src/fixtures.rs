@@ -172,6 +172,7 @@ pub(crate) fn with_prompt<T>(model: &str, prompt: &str, then: impl FnOnce(&Reque
             prompt: Prompt { pieces: vec![Cow::Borrowed(prompt.as_bytes())] },
         }),
         subset: None,
+        tokens: None,
     })
 }
 

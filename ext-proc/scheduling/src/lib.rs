@@ -10,6 +10,7 @@
 //!                      Request ─┘
 //! ```
 
+mod affinity;
 mod candidate;
 pub mod decision;
 pub mod disaggregation;
@@ -17,6 +18,7 @@ pub mod endpoint;
 pub mod filters;
 #[cfg(test)]
 mod fixtures;
+pub mod kv;
 pub mod load;
 pub mod moment;
 mod outlier;
@@ -24,6 +26,7 @@ mod pairing;
 pub mod pickers;
 pub mod prefix;
 pub mod profile;
+pub mod rates;
 pub mod refusal;
 pub mod request;
 pub mod routing;
@@ -32,15 +35,18 @@ pub mod scorers;
 pub mod snapshot;
 pub mod state;
 
-pub use decision::{CandidateReport, Decision, FilterReport, Reason, Report, Row, ScorerReport};
+pub use affinity::Trade;
+pub use decision::{CandidateReport, Decision, FilterReport, KvMeasure, Reason, Report, Row, ScorerReport};
 pub use disaggregation::{Disaggregation, KvConnector, PdGroup, Role, SIDECAR_LABEL, Verdict};
 pub use endpoint::{Endpoint, EngineKind, Gauges, Slot};
+pub use kv::{Applied, BlockKey, EngineHash, KvEvent, KvIndex, KvMatch, KvUsage, Medium, block_keys};
 pub use load::{InFlight, Load};
 pub use moment::Moment;
 pub use prefix::{BlockHash, PrefixIndex};
 pub use profile::{Profile, ProfileError};
+pub use rates::{Rates, Speed};
 pub use refusal::{Refusal, RefusalKind};
-pub use request::{Body, Content, Headers, Prompt, Request, Subset};
+pub use request::{Body, Content, Headers, Prompt, Request, Subset, Tokens};
 pub use routing::{ModelRoute, ModelServer, Resolution, Routing, Rule, StringMatch, Target};
 pub use schedule::schedule;
 pub use scorers::PrefixCache;

@@ -23,9 +23,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::affinity::Patience;
 use crate::decision::Decision;
 use crate::filters::Filter;
-use crate::scorers::{PrefixCache, Scorer};
+use crate::scorers::{KvcacheAware, PrefixCache, Scorer};
 
 pub(crate) use pairs::{PairRules, Pairs, WhenNoPrefill};
 
@@ -35,6 +36,7 @@ pub struct Profile {
     filters: Vec<(&'static str, Box<dyn Filter>)>,
     scorers: Vec<(&'static str, f32, Box<dyn Scorer>)>,
     prefix_cache: Option<PrefixCache>,
+    kvcache_aware: Option<KvcacheAware>,
     notes: Vec<String>,
     /// What decides where prefill and decode run apart; not in the profiles of the roles themselves.
     pairs: Option<Box<Pairs>>,
@@ -48,6 +50,7 @@ impl Default for Profile {
             filters: Vec::new(),
             scorers: Vec::new(),
             prefix_cache: None,
+            kvcache_aware: None,
             notes: Vec::new(),
             pairs: None,
         })
@@ -63,8 +66,8 @@ impl Profile {
         parse::profile(value)
     }
 
-    /// The parameters of the scorer `prefix-cache`, when it takes part: what to hash, and the
-    /// capacity to learn with.
+    /// The parameters of the scorer `prefix-cache`, when it takes part or stands in for `kvcache-aware`:
+    /// what to hash, and the capacity to learn with.
     #[must_use]
     pub fn prefix_cache(&self) -> Option<&PrefixCache> {
         self.prefix_cache.as_ref()
@@ -84,6 +87,24 @@ impl Profile {
     #[must_use]
     pub fn refuses_without_prefill(&self) -> bool {
         self.pairs().is_some_and(|pairs| pairs.rules.when_no_prefill == WhenNoPrefill::Refuse)
+    }
+
+    /// Whether the scorer `kvcache-aware` takes part, for whichever role: token ids are of use, and the
+    /// engines' KV events.
+    #[must_use]
+    pub fn uses_kv_events(&self) -> bool {
+        let roles = self.pairs.iter().flat_map(|pairs| [&pairs.decode, &pairs.prefill]);
+        std::iter::once(self).chain(roles).any(|profile| profile.kvcache_aware.is_some())
+    }
+
+    /// Leading tokens of a prompt that the scorer `kvcache-aware` looks at, for whichever role.
+    pub(crate) fn kv_tokens(&self) -> Option<usize> {
+        self.kvcache_aware.as_ref().map(KvcacheAware::most_tokens)
+    }
+
+    /// How the caches' scorers weigh what they save.
+    pub(crate) fn patience(&self) -> Option<Patience> {
+        self.scorers.iter().find_map(|(_, _, scorer)| scorer.patience())
     }
 
     pub(crate) fn pairs(&self) -> Option<&Pairs> {

@@ -23,6 +23,19 @@ pub struct Request<'a> {
     pub content: Content<'a>,
     /// The only endpoints that the data plane allows; `None` allows all of the pool.
     pub subset: Option<&'a Subset>,
+    /// The prompt as the engine will see it; `None` where nobody could tell, or nobody asked.
+    pub tokens: Option<Tokens<'a>>,
+}
+
+/// A prompt in tokens, with what keeps equal ones apart in an engine's cache.
+#[derive(Clone, Copy, Debug)]
+pub struct Tokens<'a> {
+    /// The ids.
+    pub ids: &'a [u32],
+    /// The adapter's name, where the model is one.
+    pub lora: Option<&'a str>,
+    /// The client's `cache_salt`.
+    pub salt: Option<&'a str>,
 }
 
 impl Request<'_> {

@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use rand::RngCore;
 
+use crate::affinity::{Patience, Trade, Weighing};
 use crate::candidate::{Candidate, Demand, assume_the_unknown};
-use crate::decision::{CandidateReport, Decision, FilterReport, Reason, Report, ScorerReport};
+use crate::decision::{CandidateReport, Decision, FilterReport, KvMeasure, Reason, Report, ScorerReport};
 use crate::endpoint::{Endpoint, Slot};
 use crate::filters::{Decode, Filter, Group, Outlier, Question, Ready, Route, Subset};
+use crate::kv::KvPrompt;
 use crate::moment::Moment;
 use crate::pickers::max_score;
 use crate::prefix::{BlockHash, chain};
@@ -50,9 +52,14 @@ pub fn schedule(
         Some((_, pairs)) => (&pairs.decode, pairs.prefix_cache()),
         None => (profile, profile.prefix_cache()),
     };
-    let (blocks, demand) = hash_prompt(cache, request, model);
+    let (blocks, mut demand) = hash_prompt(cache, request, model);
     let resolution = resolution.as_ref();
-    let asked = Asked { snapshot, pool, request, model, resolution, blocks: &blocks, demand, now };
+    let most = pairs.map_or(profile.kv_tokens(), |(_, pairs)| profile.kv_tokens().max(pairs.prefill.kv_tokens()));
+    let (kv, measure) = most.map(|most| measure(snapshot, pool, request, most)).unzip();
+    let kv = kv.flatten();
+    demand.tokens = kv.as_ref().zip(request.tokens).map(|(kv, tokens)| (count(tokens.ids.len()), kv.tokens));
+    let kv = kv.as_ref();
+    let asked = Asked { snapshot, pool, request, model, resolution, blocks: &blocks, demand, kv, measure, now };
     let candidates = asked.consider(&pool.endpoints);
     let members = resolution.and_then(|resolution| pool.routing.members(&resolution.server.name));
     let question = Question { members, decodes, ..asked.question(&candidates) };
@@ -60,14 +67,15 @@ pub fn schedule(
     if let Some((server, _)) = server {
         report.model_server = Some(Arc::clone(&server.name));
     }
-    let matched = ranked.first().and_then(|index| candidates.get(*index)).map_or(0, |first| first.matched_blocks);
+    let first = ranked.first().and_then(|index| report.candidates.get(*index));
+    let uncached_tokens = first.map_or(0, |first| first.missing_tokens(&demand));
     let mut decision = Decision {
         report,
         ranked,
         reason,
         rewrite_model: None,
         blocks: [].into(),
-        uncached_tokens: demand.uncached_tokens(matched),
+        uncached_tokens,
         disaggregation: None,
     };
     if let Some(((server, pairing), pairs)) = pairs {
@@ -90,6 +98,27 @@ fn hash_prompt(cache: Option<&PrefixCache>, request: &Request<'_>, model: Option
     (blocks, demand)
 }
 
+/// The prompt's keys where the pool's endpoints say what they hold, and which measure that makes.
+fn measure(snapshot: &Snapshot, pool: &Pool, request: &Request<'_>, most: usize) -> (Option<KvPrompt>, KvMeasure) {
+    let Some(tokens) = &request.tokens else { return (None, KvMeasure::NoTokens) };
+    let slots: Vec<Slot> = pool.all_endpoints().map(|endpoint| endpoint.slot).collect();
+    let sizes = snapshot.kv.block_sizes(&slots);
+    if sizes.is_empty() {
+        return (None, KvMeasure::NoEvents);
+    }
+    match KvPrompt::new(tokens, most, &sizes) {
+        Some(prompt) => {
+            let tokens = prompt.tokens;
+            (Some(prompt), KvMeasure::Exact { tokens })
+        }
+        None => (None, KvMeasure::NoBlock),
+    }
+}
+
+fn count(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
 /// A request, and all that is the same for every list of endpoints that it is asked of.
 #[derive(Clone, Copy)]
 struct Asked<'a> {
@@ -101,6 +130,9 @@ struct Asked<'a> {
     resolution: Option<&'a Resolution>,
     blocks: &'a [BlockHash],
     demand: Demand,
+    /// The prompt as the engines' own accounts are asked of it.
+    kv: Option<&'a KvPrompt>,
+    measure: Option<KvMeasure>,
     now: Moment,
 }
 
@@ -119,6 +151,10 @@ impl<'a> Asked<'a> {
         let matched = self.snapshot.prefixes.matched(self.blocks, &slots);
         let candidate = |(endpoint, matched): (&'e Arc<Endpoint>, u32)| Candidate::new(endpoint, self.now, matched);
         let mut candidates: Vec<Candidate<'e>> = endpoints.iter().zip(matched).map(candidate).collect();
+        if let Some(kv) = self.kv {
+            let held = kv.held(&self.snapshot.kv, &slots);
+            candidates.iter_mut().zip(held).for_each(|(candidate, held)| candidate.held = Some(held));
+        }
         assume_the_unknown(&mut candidates);
         candidates
     }
@@ -156,6 +192,8 @@ impl<'a> Asked<'a> {
             endpoints: Arc::clone(endpoints),
             candidates: candidates.iter().map(untouched).collect(),
             blocks: self.demand.blocks,
+            kv: self.measure,
+            trade: None,
             at: self.now,
         };
         let kept = match filter(profile, question, &mut report) {
@@ -166,14 +204,17 @@ impl<'a> Asked<'a> {
         let (ranked, among) = max_score(&totals, rng);
         let ranked: Vec<usize> = ranked.into_iter().filter_map(|place| kept.get(place).copied()).collect();
         let reason = reason(&report, &ranked, among, &stand_ins);
+        let chosen = ranked.first().copied();
+        report.trade = profile.patience().and_then(|patience| trade(candidates, &kept, chosen?, self.demand, patience));
         Ok(Ranked { report, ranked, reason })
     }
 }
 
 /// The candidate before any filter or scorer has seen it.
 fn untouched(candidate: &Candidate<'_>) -> CandidateReport {
-    let Candidate { in_flight, matched_blocks, .. } = *candidate;
-    CandidateReport { removed_by: None, total: None, in_flight, matched_blocks }
+    let Candidate { in_flight, matched_blocks, held, .. } = *candidate;
+    let held_tokens = held.map(|held| held.tokens);
+    CandidateReport { removed_by: None, total: None, in_flight, matched_blocks, held_tokens }
 }
 
 /// Runs the filters that apply; the indices of the endpoints they leave.
@@ -251,6 +292,27 @@ fn score(
         }
     }
     (totals, stand_ins)
+}
+
+/// The warmest of the `kept`, and what going there would win and lose, where it was not chosen.
+fn trade(
+    candidates: &[Candidate<'_>],
+    kept: &[usize],
+    chosen: usize,
+    demand: Demand,
+    patience: Patience,
+) -> Option<(usize, Trade)> {
+    let holds = |candidate: &Candidate<'_>| match candidate.held {
+        Some(held) => held.weighted,
+        None => demand.cached_tokens(candidate.matched_blocks) as f32,
+    };
+    let left = || kept.iter().filter_map(|index| Some((*index, candidates.get(*index)?)));
+    let (index, warmest) = left().max_by(|(_, one), (_, other)| holds(one).total_cmp(&holds(other)))?;
+    let saved = holds(warmest);
+    if saved <= candidates.get(chosen).map_or(0.0, holds) {
+        return None;
+    }
+    Some((index, Weighing::of(left().map(|(_, candidate)| candidate), patience).trade(warmest, saved)))
 }
 
 /// The scores of the `kept` at their places among `all` candidates.

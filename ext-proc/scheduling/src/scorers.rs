@@ -5,6 +5,7 @@
 //! and one line in the list below.
 
 mod gpu_usage;
+mod kvcache_aware;
 mod least_latency;
 mod least_request;
 mod prefix_cache;
@@ -15,9 +16,11 @@ use std::fmt::Debug;
 use rand::RngCore;
 use serde_json::Value;
 
+use crate::affinity::Patience;
 use crate::candidate::{Candidate, Demand};
 use crate::profile::ArgsError;
 
+pub(crate) use kvcache_aware::KvcacheAware;
 pub use prefix_cache::PrefixCache;
 
 /// Gives scores. Its fields are its arguments; it has no other state.
@@ -26,6 +29,11 @@ pub(crate) trait Scorer: Debug + Send + Sync {
     /// `None` everywhere. A scorer sees all candidates at once, so that it can compare them; their
     /// order must not matter.
     fn score(&self, demand: Demand, candidates: &[Candidate<'_>], rng: &mut dyn RngCore, scores: &mut [Option<f32>]);
+
+    /// How it weighs what a cache saves against waiting there; `None` where it knows nothing of caches.
+    fn patience(&self) -> Option<Patience> {
+        None
+    }
 
     /// What is wrong with the arguments, if anything.
     fn check(&self) -> Result<(), String> {
@@ -56,6 +64,7 @@ scorers! {
     "least-latency" => least_latency::LeastLatency,
     "gpu-usage" => gpu_usage::GpuUsage,
     "prefix-cache" => prefix_cache::PrefixCache,
+    "kvcache-aware" => kvcache_aware::KvcacheAware,
     "random" => random::Random,
 }
 

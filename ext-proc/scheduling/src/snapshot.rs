@@ -5,7 +5,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Slot};
+use crate::kv::KvIndex;
 use crate::prefix::PrefixIndex;
 use crate::routing::Routing;
 
@@ -43,6 +44,16 @@ pub struct Snapshot {
     pub pools: BTreeMap<PoolName, Arc<Pool>>,
     /// Which endpoint probably holds which prompt prefix. Live: shared by all snapshots.
     pub prefixes: Arc<PrefixIndex>,
+    /// Which endpoint holds which blocks, as the engines say. Live: shared by all snapshots.
+    pub kv: Arc<KvIndex>,
+}
+
+impl Snapshot {
+    /// Forgets what was in the caches of the endpoint that has, or had, this slot.
+    pub(crate) fn forget(&self, slot: Slot) {
+        self.prefixes.forget(slot);
+        self.kv.forget(slot, None);
+    }
 }
 
 /// One pool at one moment.

@@ -147,7 +147,7 @@ impl State {
         }
         self.departed.retain(|_, load| load.strong_count() > 0);
         for (address, Known { endpoint, .. }) in before {
-            self.snapshot.prefixes.forget(endpoint.slot);
+            self.snapshot.forget(endpoint.slot);
             self.free_slots.push(endpoint.slot);
             if endpoint.load.requests() > 0 {
                 self.departed.insert(address, Arc::downgrade(&endpoint.load));
@@ -158,6 +158,7 @@ impl State {
             known: true,
             pools,
             prefixes: Arc::clone(&self.snapshot.prefixes),
+            kv: Arc::clone(&self.snapshot.kv),
         });
     }
 
@@ -174,7 +175,7 @@ impl State {
             Entry::Vacant(vacant) => vacant,
         };
         let endpoint = match before.remove(&declared.address) {
-            Some(known) => renew(&known.endpoint, declared, servers, &self.snapshot.prefixes),
+            Some(known) => renew(&known.endpoint, declared, servers, &self.snapshot),
             None => {
                 let load = self.departed.remove(&declared.address).and_then(|load| load.upgrade());
                 let slot = self.free_slots.pop().unwrap_or_else(|| {
@@ -182,7 +183,7 @@ impl State {
                     Slot(self.slots - 1)
                 });
                 // Again: a request of the slot's last owner may have been learned late.
-                self.snapshot.prefixes.forget(slot);
+                self.snapshot.forget(slot);
                 Arc::new(newcomer(declared, slot, load.unwrap_or_default(), servers))
             }
         };
@@ -230,6 +231,9 @@ impl State {
         if known.endpoint.gauges.as_ref().is_some_and(|before| before.read_at > gauges.read_at) {
             return false;
         }
+        if let Some(step) = gauges.time_per_output_token {
+            known.endpoint.load.rates().observe_decode(step);
+        }
         known.endpoint = Arc::new(Endpoint { gauges: Some(Arc::new(gauges)), ..Endpoint::clone(&known.endpoint) });
         let mut snapshot = Snapshot::clone(&self.snapshot);
         for name in &known.pools {
@@ -263,11 +267,14 @@ fn renew(
     before: &Arc<Endpoint>,
     declared: DeclaredEndpoint,
     servers: &[Arc<ModelServer>],
-    prefixes: &PrefixIndex,
+    snapshot: &Snapshot,
 ) -> Arc<Endpoint> {
     let mut endpoint = newcomer(declared, before.slot, Arc::clone(&before.load), servers);
     if endpoint.name != before.name || endpoint.labels != before.labels {
-        prefixes.forget(before.slot);
+        snapshot.prefixes.forget(before.slot);
+        if endpoint.name != before.name {
+            snapshot.kv.forget(before.slot, None);
+        }
         before.load.forgive();
         return Arc::new(endpoint);
     }

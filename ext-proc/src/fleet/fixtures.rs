@@ -68,7 +68,14 @@ pub(crate) fn pairs(prefills: &[u16]) -> Fleet {
 pub(crate) fn pick(fleet: &Fleet, address: &str) -> Picked {
     let subset = Subset { addresses: vec![address.parse().unwrap()], hosts: Vec::new() };
     let headers = WireHeaders::default();
-    let request = Request { id: "id", path: "/", headers: &headers, content: Content::Absent, subset: Some(&subset) };
+    let request = Request {
+        id: "id",
+        path: "/",
+        headers: &headers,
+        content: Content::Absent,
+        subset: Some(&subset),
+        tokens: None,
+    };
     fleet.pick(&pool(), &request).unwrap()
 }
 

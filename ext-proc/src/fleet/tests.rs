@@ -17,7 +17,9 @@ fn pick(fleet: &Fleet) -> Picked {
         prompt: Prompt { pieces: vec![Cow::Borrowed(prompt.as_slice())] },
     };
     let content = Content::Parsed(body);
-    fleet.pick(&pool(), &Request { id: "id", path: "/", headers: &headers, content, subset: None }).unwrap()
+    fleet
+        .pick(&pool(), &Request { id: "id", path: "/", headers: &headers, content, subset: None, tokens: None })
+        .unwrap()
 }
 
 /// Requests and tokens in flight at each endpoint, by port.

@@ -274,7 +274,8 @@ impl ProcessStream {
             },
         };
         let path = head.path();
-        let request = Request { id: &head.id, path, headers: &head.headers, content, subset: head.subset.as_ref() };
+        let request =
+            Request { id: &head.id, path, headers: &head.headers, content, subset: head.subset.as_ref(), tokens: None };
 
         let shared = &self.shared;
         let key = head.named.then(|| shared.duplicates.key(pool, &head.id, path, body));

@@ -16,9 +16,6 @@ const DEFAULT_SCORERS: &[&str] = &["least-request", "gpu-usage", "least-latency"
 const DECODE_SCORERS: &[&str] = &["least-request", "gpu-usage", "least-latency"];
 /// Prefill is quick where the prompt's beginning is, unless others wait there.
 const PREFILL_SCORERS: &[&str] = &["prefix-cache", "least-request"];
-/// Kthena's plugins that this picker knows by name only: their arguments are accepted, so that the
-/// chart's own configuration loads.
-const NAMES_ONLY: &[&str] = &["kvcache-aware"];
 /// Weights beyond this would only cost precision.
 const LARGEST_WEIGHT: f64 = 1e6;
 
@@ -70,7 +67,7 @@ fn section<'a>(value: &'a Value, path: &str, notes: &mut Vec<String>) -> Result<
     let section = object(value, path, &["pluginConfig", "plugins"])?;
     let plugins_path = format!("{path}.plugins");
     let plugins = object(get(section, "plugins"), &plugins_path, &["Filter", "Score"])?;
-    let args = plugin_config(get(section, "pluginConfig"), &format!("{path}.pluginConfig"), notes)?;
+    let args = plugin_config(get(section, "pluginConfig"), &format!("{path}.pluginConfig"))?;
     let filters = enabled(get(plugins, "Filter"), "Filter", &plugins_path)?;
     let scorers = scorers_of(get(plugins, "Score"), &plugins_path, notes)?;
     Ok(Section { args, filters, scorers })
@@ -79,8 +76,14 @@ fn section<'a>(value: &'a Value, path: &str, notes: &mut Vec<String>) -> Result<
 /// The profile of a section; the default filters and these scorers where it names none.
 fn build(section: Section<'_>, default_scorers: &[&str]) -> Result<Profile, ProfileError> {
     let Section { args, filters, scorers } = section;
-    let mut profile =
-        Profile { filters: Vec::new(), scorers: Vec::new(), prefix_cache: None, notes: Vec::new(), pairs: None };
+    let mut profile = Profile {
+        filters: Vec::new(),
+        scorers: Vec::new(),
+        prefix_cache: None,
+        kvcache_aware: None,
+        notes: Vec::new(),
+        pairs: None,
+    };
     for (name, _, path) in filters.unwrap_or_else(|| defaults(DEFAULT_FILTERS)) {
         profile.filters.push(filter(&name, &path, &args)?);
     }
@@ -91,6 +94,15 @@ fn build(section: Section<'_>, default_scorers: &[&str]) -> Result<Profile, Prof
             let (args, path) = args_of(&args, name);
             profile.prefix_cache = Some(super::args(args).map_err(|error| in_args(error, path))?);
         }
+        if name == "kvcache-aware" {
+            let (args, path) = args_of(&args, name);
+            profile.kvcache_aware = Some(super::args(args).map_err(|error| in_args(error, path))?);
+        }
+    }
+    if profile.kvcache_aware.is_some() && profile.prefix_cache.is_none() {
+        // The approximate measure is hashed and learned too: it takes over where the exact one is missing.
+        let (args, path) = args_of(&args, "prefix-cache");
+        profile.prefix_cache = Some(super::args(args).map_err(|error| in_args(error, path))?);
     }
     Ok(profile)
 }
@@ -109,17 +121,13 @@ fn scorers_of(value: &Value, plugins: &str, notes: &mut Vec<String>) -> Result<O
     Ok(Some(scorers))
 }
 
-fn plugin_config<'a>(value: &'a Value, path: &str, notes: &mut Vec<String>) -> Result<Args<'a>, ProfileError> {
+fn plugin_config<'a>(value: &'a Value, path: &str) -> Result<Args<'a>, ProfileError> {
     let mut args = Args::new();
     for (index, entry) in list(value, path)?.iter().enumerate() {
         let path = format!("{path}[{index}]");
         let entry = object(entry, &path, &["name", "args"])?;
         let name = string(get(entry, "name"), &format!("{path}.name"))?;
         let path = format!("{path}.args");
-        if NAMES_ONLY.contains(&name) {
-            notes.push(format!("the arguments of {name} are ignored: this release does not have it"));
-            continue;
-        }
         let given = get(entry, "args");
         // Built here too, so that arguments of a plugin that is not enabled are checked as well.
         let built = filters::build(name, Some(given)).map(|it| it.map(drop));
@@ -180,9 +188,6 @@ fn scorer(name: &str, path: &str, args: &Args<'_>) -> Result<(&'static str, Box<
     let (given, args_path) = if filters::NAMES.contains(&name) { (None, "") } else { args_of(args, name) };
     match known.zip(scorers::build(name, given)) {
         Some((name, scorer)) => Ok((name, scorer.map_err(|error| in_args(error, args_path))?)),
-        None if NAMES_ONLY.contains(&name) => {
-            Err(invalid(path, format!("this release does not have `{name}`: remove it from `enabled`")))
-        }
         None => Err(unknown_plugin("score", name, path.to_owned())),
     }
 }

@@ -52,7 +52,8 @@ fn the_charts_own_configuration_loads() {
     .unwrap();
     assert_eq!(profile.scorer_weights().collect::<Vec<_>>(), [("least-request", 2.0), ("prefix-cache", 0.5)]);
     assert_eq!(profile.prefix_cache().unwrap().max_blocks(), 750);
-    assert_eq!(profile.notes().len(), 2, "{:?}", profile.notes());
+    assert_eq!(profile.notes().len(), 1, "{:?}", profile.notes());
+    assert!(!profile.uses_kv_events(), "its arguments alone do not enable kvcache-aware");
 }
 
 #[test]
@@ -80,8 +81,8 @@ fn unknown_names_are_errors_with_place_and_suggestion() {
             "scheduler.pluginConfig[0].args: unknown key `blockSize`, did you mean `blockSizeToHash`?",
         ),
         (
-            with_score(json!([{"name": "kvcache-aware"}])),
-            "scheduler.plugins.Score.enabled[0]: this release does not have `kvcache-aware`: remove it from `enabled`",
+            with_args("kvcache-aware", json!({"maxBlocksToMatc": 64})),
+            "scheduler.pluginConfig[0].args: unknown key `maxBlocksToMatc`, did you mean `maxBlocksToMatch`?",
         ),
     ];
     for (value, expected) in cases {
@@ -187,4 +188,21 @@ fn what_is_wrong_with_disaggregation_is_said_with_its_place() {
     );
     let args = told(json!({"decode": {"pluginConfig": [{"name": "least-request", "args": {"x": 1}}]}}));
     assert!(args.starts_with("disaggregation.decode.pluginConfig[0].args: unknown key `x`"), "{args}");
+}
+
+#[test]
+fn kvcache_aware_brings_the_approximate_measure_that_takes_over_where_it_has_none() {
+    let scores = json!([{"name": "kvcache-aware"}]);
+    let profile = Profile::from_value(&json!({
+        "scheduler": {
+            "pluginConfig": [{"name": "prefix-cache", "args": {"blockSizeToHash": 32}}],
+            "plugins": {"Score": {"enabled": scores}}
+        }
+    }))
+    .unwrap();
+    assert_eq!(profile.prefix_cache().unwrap().block_bytes(), 32, "with its own arguments");
+    assert!(profile.uses_kv_events());
+    assert!(!Profile::default().uses_kv_events());
+    let for_prefill_only = json!({"disaggregation": {"prefill": {"plugins": {"Score": {"enabled": scores}}}}});
+    assert!(Profile::from_value(&for_prefill_only).unwrap().uses_kv_events());
 }

@@ -42,8 +42,9 @@ pub(super) fn pair(
     let mut refused: Vec<(Option<Group>, Refusal)> = Vec::new();
     let mut chosen = None;
     for (place, index) in decision.ranked.iter().enumerate() {
-        let matched = decision.report.candidates.get(*index).map_or(0, |candidate| candidate.matched_blocks);
-        let verdict = verdict(&pairs.rules, asked, matched);
+        let candidate = decision.report.candidates.get(*index);
+        let verdict =
+            verdict(&pairs.rules, asked, candidate.map_or(0, |candidate| candidate.missing_tokens(&asked.demand)));
         let apart = matches!(verdict, Verdict::Disaggregate { .. });
         if place == 0 && !apart {
             chosen = Some((place, verdict, None));
@@ -69,16 +70,16 @@ pub(super) fn pair(
     prefer(decision, place, pairing, prefills.is_some());
     let first = decision.rows().next();
     let sidecar = first.is_some_and(|row| row.endpoint.labels.get(SIDECAR_LABEL).is_some_and(|value| value == "true"));
-    let matched = first.map_or(0, |row| row.candidate.matched_blocks);
-    decision.uncached_tokens = if prefills.is_some() { 0 } else { asked.demand.uncached_tokens(matched) };
+    let uncached_tokens = first.map_or(0, |row| row.candidate.missing_tokens(&asked.demand));
+    decision.uncached_tokens = if prefills.is_some() { 0 } else { uncached_tokens };
     let refused = || refused.into_iter().next().and_then(|(_, refusal)| refusal.report);
     let (prefills, uncached_tokens, report) = match prefills {
         Some(Ranked { report, ranked, .. }) => {
             let tries = pairs.rules.prefill_retries as usize + 1;
             let rows: Vec<_> = ranked.iter().take(tries).filter_map(|index| report.row(*index)).collect();
-            let matched = rows.first().map_or(0, |row| row.candidate.matched_blocks);
+            let uncached_tokens = rows.first().map_or(0, |row| row.candidate.missing_tokens(&asked.demand));
             let endpoints = rows.iter().map(|row| Arc::clone(row.endpoint)).collect();
-            (endpoints, asked.demand.uncached_tokens(matched), Some(Box::new(report)))
+            (endpoints, uncached_tokens, Some(Box::new(report)))
         }
         None => (Vec::new(), 0, if verdict == Verdict::NoPrefill { refused() } else { None }),
     };
@@ -87,8 +88,8 @@ pub(super) fn pair(
     Ok(())
 }
 
-/// Whether prefill should run apart from a decode endpoint that holds so many blocks of the prompt.
-fn verdict(rules: &PairRules, asked: &Asked<'_>, matched: u32) -> Verdict {
+/// Whether prefill should run apart from a decode endpoint that would have so many tokens to compute.
+fn verdict(rules: &PairRules, asked: &Asked<'_>, uncached_tokens: u32) -> Verdict {
     if !matches!(asked.request.content, Content::Parsed(_)) {
         return Verdict::NoPrompt;
     }
@@ -97,12 +98,11 @@ fn verdict(rules: &PairRules, asked: &Asked<'_>, matched: u32) -> Verdict {
     if !path.is_empty() && !GENERATING.iter().any(|end| path.ends_with(end)) {
         return Verdict::NotGeneration;
     }
-    let tokens = asked.demand.uncached_tokens(0);
+    let tokens = asked.demand.missing_tokens(0, None);
     let least = rules.min_prompt_tokens.max(rules.min_uncached_tokens);
     if tokens < least {
         return Verdict::ShortPrompt { tokens, least };
     }
-    let uncached_tokens = asked.demand.uncached_tokens(matched);
     if uncached_tokens < rules.min_uncached_tokens {
         return Verdict::Cached { uncached_tokens, least: rules.min_uncached_tokens };
     }

@@ -75,7 +75,9 @@ fn a_busy_warm_endpoint_does_not_win_for_ever() {
     assert!(in_flight.len() >= 4, "affinity gave way to {} requests", in_flight.len());
     let yielded = spilled.yielded().unwrap().candidate;
     assert_eq!((yielded.in_flight as usize, yielded.matched_blocks), (in_flight.len(), 128));
-    assert!(spilled.to_string().contains("affinity yielded to load: 10.0.0."), "{spilled}");
+    let text = spilled.to_string();
+    assert!(text.contains("affinity yielded to load: 10.0.0."), "{text}");
+    assert!(text.contains(" ms more, saves 128 ms"), "{text}");
     in_flight.clear();
     assert_eq!(chosen(&scene.ask(&prompt).unwrap()), warm, "idle again, it is the best again");
 }
@@ -116,7 +118,14 @@ fn a_subset_hint_is_obeyed_and_may_leave_nobody() {
     let mut scene = Scene::equal(3);
     let headers = no_headers();
     let mut ask = |subset: &crate::Subset| {
-        let request = Request { id: "1", path: "", headers: &headers, content: Content::Hidden, subset: Some(subset) };
+        let request = Request {
+            id: "1",
+            path: "",
+            headers: &headers,
+            content: Content::Hidden,
+            subset: Some(subset),
+            tokens: None,
+        };
         scene.decide(&request)
     };
     let one = crate::Subset { addresses: vec![address(2)], hosts: Vec::new() };
@@ -291,4 +300,91 @@ fn random_alone_spreads_evenly() {
         *counts.entry(scene.ask("").unwrap().endpoint().unwrap().address).or_insert(0) += 1;
     }
     assert!(counts.len() == 3 && counts.values().all(|count| (900..1100).contains(count)), "{counts:?}");
+}
+
+fn with_tokens<T>(tokens: Option<&[u32]>, then: impl FnOnce(&Request<'_>) -> T) -> T {
+    with_prompt(MODEL, &text("prompt", 8192), |request| {
+        let Content::Parsed(body) = &request.content else { unreachable!() };
+        let pieces = body.prompt.pieces.clone();
+        let body = crate::Body {
+            model: body.model.clone(),
+            stream: false,
+            max_tokens: None,
+            prompt: crate::Prompt { pieces },
+        };
+        let tokens = tokens.map(|ids| crate::Tokens { ids, lora: None, salt: None });
+        then(&Request {
+            id: "1",
+            path: "",
+            headers: request.headers,
+            content: Content::Parsed(body),
+            subset: None,
+            tokens,
+        })
+    })
+}
+
+/// The engine of that number says that it holds these tokens.
+fn say(scene: &Scene, number: usize, tokens: &[u32], block_size: u32) {
+    let blocks = tokens.len() / block_size as usize;
+    let event = crate::KvEvent::Stored {
+        hashes: (1..=blocks as u64).map(crate::EngineHash).collect(),
+        parent: None,
+        tokens: tokens[..blocks * block_size as usize].to_vec(),
+        block_size,
+        lora: None,
+        salt: None,
+        medium: crate::Medium::Gpu,
+    };
+    let applied = scene.snapshot().kv.apply(scene.pool().endpoints[number].slot, 0, &[event]);
+    assert_eq!(applied.stored, blocks);
+}
+
+fn kv_profile() -> serde_json::Value {
+    json!({"scheduler": {"plugins": {"Score": {"enabled": [{"name": "kvcache-aware"}, {"name": "least-request"}]}}}})
+}
+
+#[test]
+fn a_request_goes_where_the_engines_say_its_blocks_are_whatever_their_size() {
+    let mut scene = Scene::equal(4).with_profile(&kv_profile());
+    let tokens: Vec<u32> = (0..2005).collect();
+    say(&scene, 1, &tokens[..640], 16);
+    say(&scene, 2, &tokens[..1920], 64);
+    let decision = with_tokens(Some(&tokens), |request| scene.decide(request)).unwrap();
+    assert_eq!(chosen(&decision), 2);
+    assert_eq!(decision.report.kv, Some(KvMeasure::Exact { tokens: 2000 }));
+    let held: Vec<_> = decision.report.candidates.iter().map(|candidate| candidate.held_tokens).collect();
+    assert_eq!(held, [Some(0), Some(640), Some(1920), Some(0)]);
+    assert_eq!(decision.uncached_tokens, 85, "exactly what is to be computed");
+}
+
+#[test]
+fn a_warm_engine_that_is_too_busy_is_left_and_the_decision_says_so_in_milliseconds() {
+    let mut scene = Scene::equal(2).with_profile(&kv_profile());
+    let tokens: Vec<u32> = (0..1600).collect();
+    say(&scene, 0, &tokens, 16);
+    let _queued = scene.pool().endpoints[0].load.begin(32_000);
+    let decision = with_tokens(Some(&tokens), |request| scene.decide(request)).unwrap();
+    assert_eq!(chosen(&decision), 1);
+    let text = decision.to_string();
+    let yielded = "holds 1600 of 1600 tokens and has 1 in flight: waits 2032 ms more, saves 100 ms";
+    assert!(text.contains(yielded), "{text}");
+}
+
+#[test]
+fn where_the_exact_measure_is_missing_the_report_says_why_and_the_approximate_one_decides() {
+    let mut scene = Scene::equal(4).with_profile(&kv_profile());
+    let tokens: Vec<u32> = (0..1600).collect();
+    let first = with_tokens(Some(&tokens), |request| scene.decide(request)).unwrap();
+    assert_eq!(first.report.kv, Some(KvMeasure::NoEvents));
+    let why = "kvcache-aware is approximate: no endpoint has sent KV events";
+    assert!(first.to_string().contains(why), "{first}");
+    scene.learn(&first);
+    say(&scene, 0, &tokens, 16);
+    let second = with_tokens(None, |request| scene.decide(request)).unwrap();
+    assert_eq!((second.report.kv, chosen(&second)), (Some(KvMeasure::NoTokens), chosen(&first)));
+    let short = with_tokens(Some(&tokens[..15]), |request| scene.decide(request)).unwrap();
+    assert_eq!((short.report.kv, chosen(&short)), (Some(KvMeasure::NoBlock), chosen(&first)));
+    let mut plain = Scene::equal(1);
+    assert_eq!(with_tokens(Some(&tokens), |request| plain.decide(request)).unwrap().report.kv, None);
 }

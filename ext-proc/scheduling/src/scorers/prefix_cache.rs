@@ -1,26 +1,12 @@
 //! `prefix-cache`: prefers endpoints that probably hold the beginning of the prompt in their KV
-//! cache, until they are saturated: `matched / blocks · gate`.
-//!
-//! ```text
-//! backlog = uncached prompt tokens in flight + tokensPerRequest · busy
-//! extra   = backlog − least backlog among the candidates
-//! gate    = clamp(1 − (extra − saved) / patienceTokens, 0, 1)
-//! ```
-//!
-//! All in tokens of prefill work. `saved` is what the endpoint need not compute. While its extra
-//! backlog is smaller, waiting there is quicker than computing the prefix elsewhere, and affinity
-//! holds in full. Beyond that point it would already be quicker elsewhere, but a second copy costs the
-//! fleet cache and work: affinity yields by and by, over one full prefill batch (8192 tokens, vLLM's
-//! usual `max-num-batched-tokens`; about half a second at the 16,000 tokens/s that llm-d measured for
-//! its "sticky until saturated" filter, which inspired this). From there on the warm endpoint has no
-//! advantage, however long the prefix. A running request delays others by about as much as 512 tokens
-//! of prefill; so one or two requests never outweigh a long prefix, and a crowd always does.
+//! cache, until they are saturated: `matched / blocks · gate`, the gate as in `affinity.rs`.
 //!
 //! An endpoint that holds nothing scores 0, which is a measure; without any prompt there is none.
 
 use rand::RngCore;
 use serde::{Deserialize, Serialize};
 
+use crate::affinity::{PATIENCE_TOKENS, Patience, Weighing};
 use crate::candidate::{Candidate, Demand};
 use crate::scorers::Scorer;
 
@@ -39,10 +25,10 @@ pub struct PrefixCache {
     max_hash_cache_size: usize,
     /// Accepted for Kthena's sake: every candidate is looked up, so there is nothing to limit.
     top_k_matches: u32,
-    /// Ours: tokens of extra backlog over which affinity yields to load.
+    /// Ours: tokens of prefill over whose time affinity yields to load.
     patience_tokens: u32,
-    /// Ours: tokens of prefill that a request in flight counts for.
-    tokens_per_request: u32,
+    /// Ours: tokens of prefill that a request in flight counts for; absent: a step of decoding.
+    tokens_per_request: Option<u32>,
 }
 
 impl Default for PrefixCache {
@@ -52,8 +38,8 @@ impl Default for PrefixCache {
             max_blocks_to_match: 128,
             max_hash_cache_size: 50_000,
             top_k_matches: 5,
-            patience_tokens: 8192,
-            tokens_per_request: 512,
+            patience_tokens: PATIENCE_TOKENS,
+            tokens_per_request: None,
         }
     }
 }
@@ -77,8 +63,14 @@ impl PrefixCache {
         self.max_hash_cache_size
     }
 
-    fn backlog(&self, candidate: &Candidate<'_>) -> f32 {
-        candidate.uncached_tokens as f32 + self.tokens_per_request as f32 * candidate.busy
+    /// The usual one, with another's patience.
+    pub(crate) fn with_patience(patience: Patience) -> Self {
+        let Patience { tokens, per_request } = patience;
+        Self { patience_tokens: tokens, tokens_per_request: per_request, ..Self::default() }
+    }
+
+    fn weighed(&self) -> Patience {
+        Patience { tokens: self.patience_tokens, per_request: self.tokens_per_request }
     }
 }
 
@@ -87,17 +79,16 @@ impl Scorer for PrefixCache {
         if demand.blocks == 0 {
             return;
         }
-        let least = candidates.iter().map(|candidate| self.backlog(candidate)).fold(f32::INFINITY, f32::min);
+        let weighing = Weighing::of(candidates, self.weighed());
         for (score, candidate) in scores.iter_mut().zip(candidates) {
-            if candidate.matched_blocks == 0 {
-                *score = Some(0.0);
-                continue;
-            }
-            let extra = self.backlog(candidate) - least;
+            let share = candidate.matched_blocks as f32 / demand.blocks as f32;
             let saved = demand.cached_tokens(candidate.matched_blocks) as f32;
-            let gate = (1.0 - (extra - saved) / self.patience_tokens as f32).clamp(0.0, 1.0);
-            *score = Some(candidate.matched_blocks as f32 / demand.blocks as f32 * gate);
+            *score = Some(if share > 0.0 { share * weighing.gate(candidate, saved) } else { 0.0 });
         }
+    }
+
+    fn patience(&self) -> Option<Patience> {
+        Some(self.weighed())
     }
 
     fn check(&self) -> Result<(), String> {

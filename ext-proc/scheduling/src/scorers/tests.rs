@@ -17,7 +17,7 @@ use crate::fixtures::{address, seconds};
 use crate::pickers::max_score;
 use crate::{Endpoint, EngineKind, Gauges, InFlight, Load, Slot};
 
-const DEMAND: Demand = Demand { blocks: 100, block_bytes: 64, prompt_bytes: 6400 };
+const DEMAND: Demand = Demand { blocks: 100, block_bytes: 64, prompt_bytes: 6400, tokens: None };
 
 /// An endpoint with what is in flight, and the blocks it holds of the prompt.
 #[derive(Debug)]
@@ -221,4 +221,45 @@ fn the_backlog_of_all_counts_relative_to_the_least() {
     let scorer = build("prefix-cache", None).unwrap().unwrap();
     let endpoints = [endpoint(0, None, 20, 4000, 50), endpoint(1, None, 20, 4000, 0)];
     assert_eq!(scores(&*scorer, &candidates(&endpoints)), [Some(0.5), Some(0.0)], "nobody else is quicker");
+}
+
+/// Of a prompt of 1600 tokens, in whole blocks.
+fn exact(scorer: &dyn Scorer, endpoints: &[Warm], held: &[(u32, f32)]) -> Vec<Option<f32>> {
+    let mut candidates = candidates(endpoints);
+    for (candidate, (tokens, weighted)) in candidates.iter_mut().zip(held) {
+        candidate.held = Some(crate::kv::Held { tokens: *tokens, weighted: *weighted });
+    }
+    let demand = Demand { tokens: Some((1607, 1600)), ..DEMAND };
+    let mut scores = vec![None; candidates.len()];
+    scorer.score(demand, &candidates, &mut SmallRng::seed_from_u64(3), &mut scores);
+    scores
+}
+
+#[test]
+fn the_engines_own_account_counts_before_what_was_learned() {
+    let scorer = build("kvcache-aware", None).unwrap().unwrap();
+    // The first is believed to be warm, and has evicted all; half of what the second has is slower to get.
+    let endpoints = [endpoint(0, None, 0, 0, 100), idle(1), idle(2)];
+    let scores = exact(&*scorer, &endpoints, &[(0, 0.0), (1600, 1440.0), (400, 400.0)]);
+    assert_eq!(scores, [Some(0.0), Some(0.9), Some(0.25)]);
+}
+
+#[test]
+fn without_an_exact_measure_the_approximate_one_takes_over() {
+    let endpoints = [endpoint(0, None, 2, 900, 50), endpoint(1, None, 0, 0, 10), idle(2)];
+    let (exact, approximate) = (build("kvcache-aware", None), build("prefix-cache", None));
+    let candidates = candidates(&endpoints);
+    let expected = scores(&*approximate.unwrap().unwrap(), &candidates);
+    assert_eq!(scores(&*exact.unwrap().unwrap(), &candidates), expected);
+    assert!(expected[0] > expected[1] && expected[1] > expected[2], "{expected:?}");
+}
+
+#[test]
+fn both_cache_scorers_yield_by_the_same_rule() {
+    let (precise, approximate) = (build("kvcache-aware", None), build("prefix-cache", None));
+    for queued in [0, 1_000, 3_000, 6_000, 20_000] {
+        let endpoints = [endpoint(0, None, 1, queued, 100), idle(1)];
+        let by_events = exact(&**precise.as_ref().unwrap().as_ref().unwrap(), &endpoints, &[(1600, 1600.0), (0, 0.0)]);
+        assert_eq!(by_events, scores(&**approximate.as_ref().unwrap().as_ref().unwrap(), &candidates(&endpoints)));
+    }
 }

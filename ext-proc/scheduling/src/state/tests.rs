@@ -1,6 +1,6 @@
 use super::*;
-use crate::Gauges;
 use crate::fixtures::{Scene, address, declared, pd_server, pool_of, seconds, server, text, worker};
+use crate::{EngineHash, Gauges, KvEvent, Medium};
 
 fn one_pool(endpoints: Vec<DeclaredEndpoint>) -> Declared {
     Declared { pools: vec![pool_of("pool", endpoints)], ..Declared::default() }
@@ -109,6 +109,46 @@ fn a_scrape_copies_only_the_pools_that_it_is_about() {
     assert!(Arc::ptr_eq(&before.pools[&other], &scene.snapshot().pools[&other]));
     assert!(before.pools[&PoolName::new("default", "pool")].endpoints[0].gauges.is_none(), "a snapshot never changes");
     assert!(Arc::ptr_eq(&before.pools[&PoolName::new("default", "pool")].routing, &scene.pool().routing));
+}
+
+#[test]
+fn what_an_engine_said_of_its_cache_leaves_with_the_pod_and_not_with_a_label() {
+    let event = KvEvent::Stored {
+        hashes: vec![EngineHash(1)],
+        parent: None,
+        tokens: vec![1; 16],
+        block_size: 16,
+        lora: None,
+        salt: None,
+        medium: Medium::Gpu,
+    };
+    let declare = |endpoints| Declared { pools: vec![pool_of("pool", endpoints)], ..Declared::default() };
+    let mut scene = Scene::of(declare(vec![declared(0, &[])]));
+    let slot = scene.pool().endpoints[0].slot;
+    let kv = Arc::clone(&scene.snapshot().kv);
+    kv.apply(slot, 0, std::slice::from_ref(&event));
+    scene.state.apply(seconds(1), Event::Declared(declare(vec![declared(0, &[("app", "x")])])));
+    assert_eq!((scene.pool().endpoints[0].slot, scene.snapshot().kv.usage().blocks), (slot, 1));
+    let mut other = declared(0, &[("app", "x")]);
+    other.name = "default/other".into();
+    scene.state.apply(seconds(2), Event::Declared(declare(vec![other])));
+    assert_eq!(kv.usage().blocks, 0, "another pod at the address");
+    kv.apply(slot, 0, &[event]);
+    scene.state.apply(seconds(3), Event::Declared(declare(Vec::new())));
+    assert_eq!(scene.snapshot().kv.usage().blocks, 0);
+}
+
+#[test]
+fn scrapes_teach_how_long_an_output_token_takes_and_another_pod_has_to_be_learned_anew() {
+    let mut scene = Scene::equal(1);
+    let step = |scene: &Scene| scene.pool().endpoints[0].load.rates().speed().step;
+    let prior = step(&scene);
+    scene.scrape(0, Gauges { time_per_output_token: Some(std::time::Duration::from_millis(132)), ..Gauges::default() });
+    assert!((step(&scene) - 0.052).abs() < 1e-6, "a fifth of the way: {}", step(&scene));
+    let mut other = declared(0, &[]);
+    other.name = "default/other".into();
+    scene.state.apply(seconds(1), Event::Declared(one_pool(vec![other])));
+    assert_eq!(step(&scene), prior);
 }
 
 #[test]

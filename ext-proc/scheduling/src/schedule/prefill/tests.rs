@@ -161,7 +161,7 @@ fn what_is_not_known_of_a_prompt_is_not_sent_apart() {
     let mut scene = scene(&["a"], &["a"]).with_profile(&rules(json!({"minUncachedTokens": 0})));
     for content in [Content::Hidden, Content::Absent] {
         let headers = no_headers();
-        let request = Request { id: "1", path: "/", headers: &headers, content, subset: None };
+        let request = Request { id: "1", path: "/", headers: &headers, content, subset: None, tokens: None };
         assert_eq!(disaggregation(&scene.decide(&request).unwrap()).verdict, Verdict::NoPrompt);
     }
     let nothing = scene.ask("").unwrap();
@@ -187,7 +187,8 @@ fn only_apis_that_generate_are_prefilled_apart() {
             max_tokens: None,
             prompt: Prompt { pieces: vec![Cow::Borrowed(prompt.as_bytes())] },
         };
-        let request = Request { id: "1", path, headers: &headers, content: Content::Parsed(body), subset: None };
+        let request =
+            Request { id: "1", path, headers: &headers, content: Content::Parsed(body), subset: None, tokens: None };
         let decision = scene.decide(&request).unwrap();
         let verdict = disaggregation(&decision).verdict;
         assert_eq!(matches!(verdict, Verdict::Disaggregate { .. }), apart, "{path}: {verdict}");
@@ -269,7 +270,14 @@ fn a_subset_hint_binds_the_gateway_and_not_our_own_prefill_call() {
         let prompt = crate::Prompt { pieces: body.prompt.pieces.clone() };
         let body = crate::Body { model: body.model.clone(), stream: false, max_tokens: None, prompt };
         let content = Content::Parsed(body);
-        scene.decide(&Request { id: "1", path: request.path, headers: request.headers, content, subset: Some(&subset) })
+        scene.decide(&Request {
+            id: "1",
+            path: request.path,
+            headers: request.headers,
+            content,
+            subset: Some(&subset),
+            tokens: None,
+        })
     });
     let decision = decision.unwrap();
     assert_eq!((decision.ranked.as_slice(), disaggregation(&decision).prefills.len()), ([1].as_slice(), 1));

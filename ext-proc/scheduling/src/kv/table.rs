@@ -1,0 +1,291 @@
+//! Which lanes of a plane hold a block: hash tables that readers need no lock for.
+//!
+//! A row is for up to seven consecutive blocks of a prompt and is found by the first one's key, so that
+//! neighbours share a cache line: walking along a prompt touches a seventh of the memory that a cell
+//! for each block would. Where prompts part within a row, the cell is whoever's came first; others'
+//! blocks, up to the end of that row, have rows of their own, found by their own keys.
+//!
+//! A key, once written, never changes as long as its table lives; a block that nobody holds any more
+//! keeps its cell, with an empty set of lanes, until the table is replaced. So a reader that found the
+//! key has found the set, whatever writers do meanwhile, and a reader of a table that has been replaced
+//! sees what was true at that moment.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::kv::chain::BlockKey;
+
+/// Tables in a plane: replacing one copies a 64th of the blocks, so that no writer does much at once.
+const SHARDS: usize = 64;
+/// Rows of the smallest table.
+const LEAST: usize = 2;
+/// The tag of an unused row and the key of an unused cell; no block has it.
+const NONE: u64 = 0;
+/// Blocks in a row: with the tag, their keys fill a cache line of 64 bytes.
+pub(super) const ROW: usize = 7;
+
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Row {
+    /// What it is found by: the key of its first block, or of its only one.
+    tag: AtomicU64,
+    keys: [AtomicU64; ROW],
+    lanes: [AtomicU64; ROW],
+    /// The key of the block where a row for its blocks begins.
+    first: AtomicU64,
+}
+
+/// A block's place: its row, where in the row, and its own key.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// The key of the row's first block: the one before which a multiple of [`ROW`] others come.
+    pub(super) first: BlockKey,
+    /// Blocks before it, counted from the prompt's beginning.
+    pub(super) position: usize,
+    pub(super) key: BlockKey,
+}
+
+impl Place {
+    /// The place of the prompt's block `position`.
+    #[inline]
+    pub(super) fn in_prompt(keys: &[BlockKey], position: usize) -> Option<Self> {
+        let (first, key) = (keys.get(position - position % ROW)?, keys.get(position)?);
+        Some(Self { first: *first, position, key: *key })
+    }
+
+    /// The highest bits: the lowest choose the row.
+    fn shard(&self) -> usize {
+        (self.first.0 >> 58) as usize
+    }
+}
+
+/// Open addressing over rows with linear probing; tags are hashes already.
+#[derive(Debug)]
+struct Table {
+    /// A power of two of them, at least a quarter of them unused.
+    rows: Box<[Row]>,
+}
+
+/// Where a block is, or would be.
+enum Found<'a> {
+    /// There: its lanes.
+    Cell(&'a AtomicU64),
+    /// A cell of a row is free: its key and its lanes.
+    Free(&'a AtomicU64, &'a AtomicU64),
+    /// A row is free, to be found by this tag.
+    Row(&'a Row, u64),
+    Nowhere,
+}
+
+impl Table {
+    fn new(rows: usize) -> Self {
+        Self { rows: (0..rows).map(|_| Row::default()).collect() }
+    }
+
+    /// The row of that tag, or the one that is free for it, and which of the two.
+    #[inline]
+    fn row(&self, tag: u64) -> Option<(&Row, bool)> {
+        let mask = self.rows.len().wrapping_sub(1);
+        for step in 0..self.rows.len() {
+            let row = self.rows.get((tag as usize).wrapping_add(step) & mask)?;
+            match row.tag.load(Ordering::Acquire) {
+                NONE => return Some((row, false)),
+                other if other == tag => return Some((row, true)),
+                _ => {}
+            }
+        }
+        None
+    }
+
+    #[inline]
+    fn find(&self, place: Place) -> Found<'_> {
+        for tag in [place.first.0, place.key.0] {
+            let Some((row, exists)) = self.row(tag) else { return Found::Nowhere };
+            if !exists {
+                return Found::Row(row, tag);
+            }
+            let Some((key, lanes)) = row.keys.get(place.position % ROW).zip(row.lanes.get(place.position % ROW)) else {
+                return Found::Nowhere;
+            };
+            match key.load(Ordering::Acquire) {
+                NONE => return Found::Free(key, lanes),
+                own if own == place.key.0 => return Found::Cell(lanes),
+                // Another prompt's: then it is in a row of its own, if anywhere.
+                _ => {}
+            }
+        }
+        Found::Nowhere
+    }
+
+    /// Writes a block that is not there; whether it took a row.
+    fn add(&self, place: Place, bits: u64) -> bool {
+        self.find(place).fill(place, bits)
+    }
+}
+
+impl Found<'_> {
+    /// Writes a block that is not there where it was looked for; whether it took a row.
+    fn fill(self, place: Place, bits: u64) -> bool {
+        match self {
+            Self::Free(key, lanes) => {
+                lanes.store(bits, Ordering::Relaxed);
+                key.store(place.key.0, Ordering::Release);
+                false
+            }
+            Self::Row(row, tag) => {
+                let at = place.position % ROW;
+                if let Some((key, lanes)) = row.keys.get(at).zip(row.lanes.get(at)) {
+                    lanes.store(bits, Ordering::Relaxed);
+                    key.store(place.key.0, Ordering::Relaxed);
+                    row.first.store(place.first.0, Ordering::Relaxed);
+                    row.tag.store(tag, Ordering::Release);
+                }
+                true
+            }
+            Self::Cell(_) | Self::Nowhere => false,
+        }
+    }
+}
+
+/// A plane's tables at one moment, for readers.
+#[derive(Clone, Debug)]
+pub(super) struct Tables(Vec<Arc<Table>>);
+
+impl Tables {
+    /// The lanes that hold the block.
+    #[inline]
+    pub(super) fn lanes(&self, place: Place) -> u64 {
+        match self.0.get(place.shard()).map(|table| table.find(place)) {
+            Some(Found::Cell(lanes)) => lanes.load(Ordering::Acquire),
+            _ => 0,
+        }
+    }
+}
+
+/// The same tables in the hand of the one who may write.
+#[derive(Debug)]
+pub(super) struct Writing {
+    shards: Vec<Shard>,
+}
+
+#[derive(Debug)]
+struct Shard {
+    table: Arc<Table>,
+    /// Rows with a tag.
+    used: usize,
+    /// Cells with a lane.
+    live: usize,
+}
+
+/// What [`Writing::set`] found.
+pub(super) struct Set {
+    /// Whether the lane had the block already.
+    pub(super) was_set: bool,
+    /// Whether a table was replaced, and readers have to be given the new ones.
+    pub(super) replaced: bool,
+}
+
+impl Writing {
+    pub(super) fn new() -> Self {
+        let shard = |_| Shard { table: Arc::new(Table::new(LEAST)), used: 0, live: 0 };
+        Self { shards: (0..SHARDS).map(shard).collect() }
+    }
+
+    pub(super) fn tables(&self) -> Tables {
+        Tables(self.shards.iter().map(|shard| Arc::clone(&shard.table)).collect())
+    }
+
+    /// Looks where blocks of rows that begin with these are, so that the memory is on its way for all of
+    /// them when it is needed for the first.
+    pub(super) fn fetch(&self, first: impl Iterator<Item = BlockKey>) {
+        let row = |key: BlockKey| {
+            let place = Place { first: key, position: 0, key };
+            self.shards.get(place.shard())?.table.row(key.0).map(|(_, exists)| usize::from(exists))
+        };
+        std::hint::black_box(first.filter_map(row).sum::<usize>());
+    }
+
+    /// Adds the lanes of `bit` to the block's.
+    #[inline]
+    pub(super) fn set(&mut self, place: Place, bit: u64) -> Set {
+        let mut set = Set { was_set: false, replaced: false };
+        let Some(shard) = self.shards.get_mut(place.shard()) else { return set };
+        match shard.table.find(place) {
+            Found::Cell(lanes) => {
+                let before = lanes.load(Ordering::Relaxed);
+                set.was_set = before & bit != 0;
+                shard.live += usize::from(before == 0);
+                lanes.store(before | bit, Ordering::Release);
+                return set;
+            }
+            Found::Row(..) if (shard.used + 1) * 4 > shard.table.rows.len() * 3 => {
+                shard.replace();
+                set.replaced = true;
+                shard.used += usize::from(shard.table.add(place, bit));
+            }
+            found => shard.used += usize::from(found.fill(place, bit)),
+        }
+        shard.live += 1;
+        set
+    }
+
+    /// Takes the lanes of `bit` from the block's.
+    pub(super) fn unset(&mut self, place: Place, bit: u64) {
+        let Some(shard) = self.shards.get_mut(place.shard()) else { return };
+        if let Found::Cell(lanes) = shard.table.find(place) {
+            let before = lanes.load(Ordering::Relaxed);
+            lanes.store(before & !bit, Ordering::Release);
+            shard.live -= usize::from(before != 0 && before & !bit == 0);
+        }
+    }
+
+    /// Gives memory back where most of it is not needed any more; whether any table was replaced.
+    pub(super) fn shrink(&mut self) -> bool {
+        let mut any = false;
+        for shard in &mut self.shards {
+            if shard.table.rows.len() > LEAST && shard.live < shard.table.rows.len() {
+                shard.replace();
+                any = true;
+            }
+        }
+        any
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.shards.iter().map(|shard| shard.table.rows.len() * size_of::<Row>()).sum()
+    }
+}
+
+impl Shard {
+    /// A table of only the cells that somebody holds, at most three eighths full: a good part of its
+    /// size can be stored before the next.
+    fn replace(&mut self) {
+        let is_live = |row: &&Row| row.lanes.iter().any(|lanes| lanes.load(Ordering::Relaxed) != 0);
+        let live = self.table.rows.iter().filter(is_live).count();
+        let table = Table::new((live * 8 / 3 + 1).next_power_of_two().max(LEAST));
+        self.used = 0;
+        let load = |atomic: &AtomicU64| atomic.load(Ordering::Relaxed);
+        // Whole rows at once, and then what has a row of its own: its place in the other may be free now.
+        for row in self.table.rows.iter().filter(|row| load(&row.tag) == load(&row.first)).filter(is_live) {
+            let Some((free, false)) = table.row(load(&row.tag)) else { continue };
+            let cells = row.keys.iter().zip(&row.lanes).zip(free.keys.iter().zip(&free.lanes));
+            for ((key, lanes), (free_key, free_lanes)) in cells.filter(|((_, lanes), _)| load(lanes) != 0) {
+                free_key.store(load(key), Ordering::Relaxed);
+                free_lanes.store(load(lanes), Ordering::Relaxed);
+            }
+            free.first.store(load(&row.first), Ordering::Relaxed);
+            free.tag.store(load(&row.tag), Ordering::Relaxed);
+            self.used += 1;
+        }
+        for row in self.table.rows.iter().filter(|row| load(&row.tag) != load(&row.first)) {
+            let first = BlockKey(load(&row.first));
+            for (position, (key, lanes)) in row.keys.iter().zip(&row.lanes).enumerate() {
+                if load(lanes) != 0 {
+                    let place = Place { first, position, key: BlockKey(load(key)) };
+                    self.used += usize::from(table.add(place, load(lanes)));
+                }
+            }
+        }
+        self.table = Arc::new(table);
+    }
+}
