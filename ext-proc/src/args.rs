@@ -114,6 +114,29 @@ pub struct Args {
     #[arg(long, env = "KTHENA_DESTINATION_LIST", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16), help_heading = "Requests")]
     pub destination_list: u8,
 
+    /// Tokenizers and chat templates as models have them, in `DIR/MODEL/`; for other models the engines' /tokenize is asked
+    #[arg(long, env = "KTHENA_TOKENIZER_DIR", value_name = "DIR", help_heading = "Caches")]
+    pub tokenizer_dir: Option<PathBuf>,
+    /// Port where each engine publishes its KV events, for the scorer kvcache-aware; rank n does so n ports above
+    #[arg(long, env = "KTHENA_KV_EVENTS_PORT", value_name = "PORT", default_value_t = 5557, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Caches")]
+    pub kv_events_port: u16,
+    /// Port where each engine repeats its KV events; 0 if none does, then a lost event costs all that is known
+    #[arg(long, env = "KTHENA_KV_REPLAY_PORT", value_name = "PORT", default_value_t = 5558, help_heading = "Caches")]
+    pub kv_replay_port: u16,
+    /// Only KV events whose topic begins so, as `kv@`
+    #[arg(
+        long,
+        env = "KTHENA_KV_EVENTS_TOPIC",
+        value_name = "PREFIX",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Caches"
+    )]
+    pub kv_events_topic: String,
+    /// Data-parallel ranks behind each endpoint
+    #[arg(long, env = "KTHENA_KV_EVENTS_RANKS", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64), help_heading = "Caches")]
+    pub kv_events_ranks: u16,
+
     /// How log lines are written
     #[arg(long, env = "KTHENA_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text, help_heading = "Logs")]
     pub log_format: LogFormat,

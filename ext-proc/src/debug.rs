@@ -3,6 +3,8 @@
 
 mod config_dump;
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::{Path, Query, State};
@@ -18,6 +20,8 @@ use serde_json::{Value, json};
 use crate::explain::{DEFAULT_LIMIT, Explainer};
 use crate::files::Declarations;
 use crate::fleet::Fleet;
+use crate::kv_events::KvMetrics;
+use crate::kv_events::metrics::RankState;
 use crate::recent::Recent;
 use crate::rfc3339;
 
@@ -53,10 +57,11 @@ struct Debug {
     fleet: Arc<Fleet>,
     explainer: Explainer,
     config: Arc<Declarations>,
+    kv_events: Arc<KvMetrics>,
 }
 
 /// The routes of the debug port, gRPC included.
-pub fn router(fleet: Arc<Fleet>, recent: Arc<Recent>, config: Arc<Declarations>) -> Router {
+pub fn router(fleet: Arc<Fleet>, recent: Arc<Recent>, config: Arc<Declarations>, kv_events: Arc<KvMetrics>) -> Router {
     let explainer = Explainer::new(Arc::clone(&fleet), recent);
     let grpc = tonic::service::Routes::new(ExplainServer::new(explainer.clone())).into_axum_router();
     Router::new()
@@ -66,7 +71,7 @@ pub fn router(fleet: Arc<Fleet>, recent: Arc<Recent>, config: Arc<Declarations>)
         .route("/debug/config_dump", get(status))
         .route("/debug/config_dump/{kind}", get(list))
         .route("/debug/config_dump/namespaces/{namespace}/{kind}/{name}", get(one))
-        .with_state(Debug { fleet, explainer, config })
+        .with_state(Debug { fleet, explainer, config, kv_events })
         .merge(grpc)
 }
 
@@ -99,6 +104,20 @@ struct EndpointState {
     /// Absent before the first successful scrape.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     gauges: Option<GaugeState>,
+    /// By data-parallel rank; absent where KV events are not listened to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    kv_events: Vec<KvEventState>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct KvEventState {
+    rank: u32,
+    connected: bool,
+    next_sequence: u64,
+    /// Absent before the first batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lag_ms: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -120,10 +139,11 @@ struct GaugeState {
 async fn fleet_state(State(debug): State<Debug>) -> Response {
     let snapshot = debug.fleet.snapshot();
     let now = debug.fleet.now();
+    let ranks = debug.kv_events.ranks();
     let endpoints: Vec<EndpointState> = snapshot
         .pools
         .values()
-        .flat_map(|pool| pool.all_endpoints().map(|endpoint| state(pool, endpoint, now)))
+        .flat_map(|pool| pool.all_endpoints().map(|endpoint| state(pool, endpoint, now, &ranks)))
         .collect();
     let pools: Vec<Value> = snapshot
         .pools
@@ -138,8 +158,17 @@ async fn fleet_state(State(debug): State<Debug>) -> Response {
         .into_response()
 }
 
-fn state(pool: &Pool, endpoint: &Endpoint, now: Moment) -> EndpointState {
+fn state(
+    pool: &Pool,
+    endpoint: &Endpoint,
+    now: Moment,
+    ranks: &BTreeMap<(SocketAddr, u32), Arc<RankState>>,
+) -> EndpointState {
     let millis = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
+    let kv_events = ranks.range((endpoint.address, 0)..=(endpoint.address, u32::MAX)).map(|((_, rank), state)| {
+        let lag_ms = state.lag_seconds().map(|lag| lag * 1e3);
+        KvEventState { rank: *rank, connected: state.is_connected(), next_sequence: state.next(), lag_ms }
+    });
     EndpointState {
         pool: pool.name.to_string(),
         role: pool.routing.role(endpoint).map(Role::name),
@@ -147,6 +176,7 @@ fn state(pool: &Pool, endpoint: &Endpoint, now: Moment) -> EndpointState {
         address: endpoint.address.to_string(),
         ready: endpoint.ready,
         engine: config_dump::engine(endpoint.engine),
+        kv_events: kv_events.collect(),
         in_flight: endpoint.load.requests(),
         uncached_tokens: endpoint.load.uncached_tokens(),
         gauges: endpoint.gauges.as_ref().map(|gauges| GaugeState {
@@ -207,12 +237,12 @@ mod tests {
         let fleet = fixtures::pairs(&[2]);
         let snapshot = fleet.snapshot();
         let pool = &snapshot.pools[&fixtures::pool()];
-        let shown = pool.all_endpoints().map(|endpoint| json!(state(pool, endpoint, fleet.now())));
+        let shown = pool.all_endpoints().map(|endpoint| json!(state(pool, endpoint, fleet.now(), &BTreeMap::new())));
         let shown: Vec<_> = shown.map(|it| (it["address"].clone(), it["role"].clone())).collect();
         assert_eq!(json!(shown), json!([["10.0.0.1:1", "decode"], ["10.0.0.1:2", "prefill"]]));
         let fleet = fixtures::fleet(&["10.0.0.1:1"]);
         let snapshot = fleet.snapshot();
         let pool = &snapshot.pools[&fixtures::pool()];
-        assert_eq!(json!(state(pool, &pool.endpoints[0], fleet.now()))["role"], Value::Null);
+        assert_eq!(json!(state(pool, &pool.endpoints[0], fleet.now(), &BTreeMap::new()))["role"], Value::Null);
     }
 }

@@ -16,11 +16,14 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use scheduling::kv::KvIndex;
 use scheduling::{
     Decision, Endpoint, Event, InFlight, Moment, Pool, PoolName, PrefixIndex, Profile, Refusal, RefusalKind, Request,
-    Snapshot, State, Verdict, schedule,
+    Slot, Snapshot, State, Verdict, schedule,
 };
 use tracing::warn;
+
+use crate::kv_events::subscriber::same;
 
 /// The lock of each pool, which also holds its source of chance. Read without a lock of its own.
 type Locks = HashMap<PoolName, Arc<Mutex<SmallRng>>, foldhash::fast::RandomState>;
@@ -129,6 +132,16 @@ impl Fleet {
         }
     }
 
+    /// Changes what is believed of the blocks at `endpoint`, while its slot cannot become another's; `None`
+    /// when it has left or is another pod by now.
+    pub fn change_blocks<T>(&self, endpoint: &Endpoint, change: impl FnOnce(&KvIndex, Slot) -> T) -> Option<T> {
+        let _slots_stay = self.state.lock();
+        let snapshot = self.snapshot.load();
+        let now = snapshot.pools.values().find_map(|pool| pool.endpoint(endpoint.address));
+        let now = now.filter(|now| same(now, endpoint))?;
+        Some(change(&snapshot.kv, now.slot))
+    }
+
     /// Takes in how a request ended at the endpoint at `address`, a prefill call too: `ok` unless no
     /// connection came about or the answer was a 5xx. One that fails again and again becomes a last
     /// resort for a while.
@@ -195,10 +208,13 @@ impl Picked {
         }
     }
 
-    /// The prefill call goes to another endpoint: load moves there. Nothing once prefill has ended.
+    /// The prefill call goes to this endpoint: load moves there, or begins there when the request is
+    /// prefilled once more.
     pub fn prefill_at(&mut self, endpoint: &Endpoint) {
-        if let Some(prefill) = &mut self.prefill {
-            prefill.move_to(&endpoint.load);
+        let tokens = self.decision.disaggregation.as_ref().map_or(0, |disaggregation| disaggregation.uncached_tokens);
+        match &mut self.prefill {
+            Some(prefill) => prefill.move_to(&endpoint.load),
+            None => self.prefill = Some(endpoint.load.begin(tokens)),
         }
     }
 

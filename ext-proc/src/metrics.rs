@@ -24,6 +24,8 @@ use prometheus_client::registry::Registry;
 use scheduling::{PoolName, RefusalKind};
 
 use crate::fleet::Fleet;
+use crate::kv_events::KvMetrics;
+use crate::tokens::TokenMetrics;
 use fleet::{EndpointCounters, FleetCollector};
 use labels::{DurationLabels, KnownModels, ModelLabels, ModelName, ReasonLabels, RequestLabels, SourceLabels, Trace};
 use prefill::PrefillMetrics;
@@ -105,6 +107,10 @@ pub struct Metrics {
     bodies_hidden: Counter,
     held: Counter,
     duplicates: Counter,
+    /// What is heard of the engines' caches.
+    pub kv_events: Arc<KvMetrics>,
+    /// Where the token ids of prompts come from.
+    pub tokens: Arc<TokenMetrics>,
     prefill: PrefillMetrics,
 }
 
@@ -133,6 +139,8 @@ impl Metrics {
             bodies_hidden: Counter::default(),
             held: Counter::default(),
             duplicates: Counter::default(),
+            kv_events: Arc::default(),
+            tokens: Arc::default(),
             prefill: PrefillMetrics::default(),
             fleet,
         };
@@ -188,6 +196,8 @@ impl Metrics {
             "Streams that asked again for a request that was answered before",
             self.duplicates.clone(),
         );
+        self.kv_events.register(registry);
+        self.tokens.register(registry);
         self.prefill.register(registry);
         let spans = [
             ("trace_spans_ended", "Sampled spans that ended", &counters.spans_ended),
@@ -198,8 +208,11 @@ impl Metrics {
         for (name, help, counter) in spans {
             registry.register(name, help, counter.clone());
         }
-        registry
-            .register_collector(Box::new(FleetCollector::new(Arc::clone(&self.fleet), Arc::clone(&self.endpoints))));
+        registry.register_collector(Box::new(FleetCollector::new(
+            Arc::clone(&self.fleet),
+            Arc::clone(&self.endpoints),
+            Arc::clone(&self.kv_events),
+        )));
     }
 
     /// All metrics as text: `OpenMetrics` 1.0 with exemplars, else the Prometheus format 0.0.4.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use clap::Parser;
-use scheduling::PoolName;
+use scheduling::{PoolName, Profile};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -24,6 +24,7 @@ use crate::debug;
 use crate::files::ConfigDir;
 use crate::fleet::Fleet;
 use crate::health::{self, Readiness};
+use crate::kv_events::{Sources, Subscriber};
 use crate::listen::{bind, connections};
 use crate::metrics::{Metrics, ReloadSource, SelfCounters};
 use crate::observer::Observer;
@@ -34,6 +35,7 @@ use crate::scrape::Scraper;
 use crate::service::{Service, Settings};
 use crate::telemetry::Telemetry;
 use crate::tls::Certificate;
+use crate::tokens::Tokenizers;
 use crate::trace::Tracing;
 
 /// How long new exchanges are still taken after readiness was given up, so that data planes and
@@ -147,6 +149,7 @@ pub struct Picker {
     metrics: Arc<Metrics>,
     instruments: Instruments,
     settings: Settings,
+    kv_sources: Sources,
     readiness: Readiness,
     drain_timeout: Duration,
 }
@@ -189,6 +192,11 @@ impl Picker {
             drain_timeout,
             body_mode_fallback,
             destination_list,
+            tokenizer_dir,
+            kv_events_port,
+            kv_replay_port,
+            kv_events_topic,
+            kv_events_ranks,
             log_format: _,
             log_level: _,
         } = args;
@@ -196,6 +204,13 @@ impl Picker {
             bail!("there is no Kubernetes mode in this release: give --config-dir DIR, a directory of manifests");
         };
         let config_dir = ConfigDir::new(&config_dir).context("--config-dir")?;
+        let kv_sources = Sources {
+            port: kv_events_port,
+            replay_port: Some(kv_replay_port).filter(|port| *port > 0),
+            topic: kv_events_topic.into(),
+            ranks: kv_events_ranks,
+        };
+        kv_sources.check()?;
         let (profile, profile_file) = ProfileFile::open(scheduler_config).context("--scheduler-config")?;
         let certificate = match (tls, cert_path) {
             (TlsMode::Off, _) => None,
@@ -216,7 +231,10 @@ impl Picker {
         addresses.log();
         let fleet = Arc::new(Fleet::new(profile));
         let metrics = Arc::new(Metrics::new(Arc::clone(&fleet), &instruments.counters));
+        let tokenizers =
+            Tokenizers::open(tokenizer_dir.as_deref(), Arc::clone(&metrics.tokens)).context("--tokenizer-dir")?;
         let settings = Settings {
+            tokenizers: Some(Arc::new(tokenizers)),
             body_mode_fallback: body_mode_fallback.into(),
             max_body_size: max_body_size.0,
             exchange_timeout,
@@ -236,6 +254,7 @@ impl Picker {
             metrics,
             instruments,
             settings,
+            kv_sources,
             readiness: Readiness::default(),
             drain_timeout,
         })
@@ -264,6 +283,7 @@ impl Picker {
             metrics,
             instruments: Instruments { counters: _, access_log, tracing },
             settings,
+            kv_sources,
             readiness,
             drain_timeout,
         } = self;
@@ -290,7 +310,8 @@ impl Picker {
         let ready = move || if ready.is_ready() { Ok(()) } else { Err(ready.reason()) };
         let admin = admin::router(Arc::clone(&metrics), Arc::new(ready));
         others.spawn("metrics", async { Ok(axum::serve(metrics_listener, admin).await?) });
-        let debug = debug::router(Arc::clone(&fleet), recent, config_dir.declarations());
+        let debug =
+            debug::router(Arc::clone(&fleet), recent, config_dir.declarations(), Arc::clone(&metrics.kv_events));
         others.spawn("debug", async { Ok(axum::serve(debug_listener, debug).await?) });
         let (holder, held_fleet) = (service.holder(), Arc::clone(&fleet));
         others.spawn("held load", async move {
@@ -305,6 +326,9 @@ impl Picker {
         let failed = Arc::clone(&metrics);
         let scraper = Scraper::new(Arc::clone(&fleet), move |address| failed.scrape_failed(address));
         others.spawn("scraper", endless(scraper.run()));
+        let subscriber =
+            Subscriber::new(Arc::clone(&fleet), kv_sources, Arc::clone(&metrics.kv_events), Profile::uses_kv_events);
+        others.spawn("KV events", endless(subscriber.run()));
         let failed = |source| {
             let metrics = Arc::clone(&metrics);
             move || metrics.reload_failed(source)

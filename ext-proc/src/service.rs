@@ -1,8 +1,10 @@
 //! Envoy's `ExternalProcessor`: carries messages between the wire, the exchange and the fleet.
 
 mod answer;
+mod kept;
 mod prefill;
 mod stream;
+mod tokens;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,6 +25,7 @@ use crate::hold::Holder;
 use crate::observer::Observer;
 use crate::pools::POOL_METADATA;
 use crate::prefill::{Alongside, Client};
+use crate::tokens::Tokenizers;
 
 pub use stream::ProcessStream;
 
@@ -64,6 +67,8 @@ pub struct Settings {
     pub hold_default: Duration,
     /// How many such counts are held.
     pub hold_capacity: usize,
+    /// What turns prompts into token ids for scorers that want them; `None`: nothing does.
+    pub tokenizers: Option<Arc<Tokenizers>>,
 }
 
 impl Default for Settings {
@@ -80,6 +85,7 @@ impl Default for Settings {
             duplicate_capacity: 1 << 16,
             hold_default: Duration::from_secs(5),
             hold_capacity: 1 << 16,
+            tokenizers: None,
         }
     }
 }

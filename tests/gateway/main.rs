@@ -12,6 +12,7 @@
 //! | clients that go away, pickers that are down, hang or drain | `failures.rs` |
 //! | prefill and decode in pods of their own: what each gets | `pairs.rs` |
 //! | prefills that fail, hang or are waited for; clients that leave meanwhile | `broken_pairs.rs` |
+//! | prompts that go where engines say their blocks are | `kv_aware.rs` |
 //! | one trace over Envoy, picker and engine | `trace.rs` |
 //! | configurations, and the harness itself | `config.rs`, `harness.rs` |
 
@@ -21,6 +22,7 @@ mod config;
 mod endpoints;
 mod failures;
 mod harness;
+mod kv_aware;
 mod modes;
 mod pair_world;
 mod pairs;

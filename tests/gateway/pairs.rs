@@ -5,10 +5,13 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use tests::engine::{Engine, EngineConfig};
 use tests::otlp_sink::{OtlpSink, Span};
-use tests::shapes::plain::Body;
+use tests::shapes::plain::{self, Body};
 
 use crate::pair_world::{Plan, body, last_body};
-use crate::world::{MODEL, SOON, long_prompt};
+use crate::world::{MODEL, SOON, envoy, long_prompt};
+
+/// Prefill runs apart also when decode holds the prompt.
+const ALWAYS: &str = "disaggregation:\n  minUncachedTokens: 0\n";
 
 /// Numbers that no type holds, an order of keys and spaces: all of it must arrive. `seed` makes the
 /// prompt one of its own.
@@ -137,6 +140,23 @@ async fn a_repeated_request_is_prefilled_anew() {
     pairs.assert_idle().await;
 }
 
+/// As in Envoy AI Gateway, which has a filter for each rule: the second sees the body that decode gets.
+#[tokio::test]
+async fn two_filters_make_one_prefill() {
+    let pairs = Plan { profile: Some(ALWAYS), ..Plan::default() }.start().await;
+    for (turn, mode) in (1..).zip(Body::VISIBLE) {
+        let config = plain::config(&pairs.pool(), mode).vary(|config| {
+            let filters = config.manager()["http_filters"].as_array_mut().unwrap();
+            filters.insert(0, filters[0].clone());
+        });
+        let (_envoy, client) = envoy(config).await;
+        let reply = client.complete("m", &long_prompt("kim")).send().await.unwrap();
+        assert_eq!(reply.status, 200, "{mode:?}: {}", reply.text());
+        pairs.assert_transferred(turn);
+        pairs.assert_idle().await;
+    }
+}
+
 #[tokio::test]
 async fn transfer_fields_of_a_client_never_reach_an_engine() {
     let pairs = Plan::default().start().await;
@@ -186,7 +206,7 @@ async fn sglangs_prefill_and_decode_meet_in_a_fresh_room() {
         spec["inferenceEngine"] = "SGLang".into();
         spec.as_object_mut().unwrap().remove("kvConnector");
     };
-    let pairs = Plan { vary, ..Plan::default() }.start().await;
+    let pairs = Plan { vary, profile: Some(ALWAYS), ..Plan::default() }.start().await;
     let (_envoy, client) = pairs.behind(Body::FullDuplex).await;
     let mut rooms = BTreeSet::new();
     for turn in 1..=3 {

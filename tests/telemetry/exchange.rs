@@ -112,8 +112,10 @@ fn endpoint(address: &str, name: &str) -> Arc<Endpoint> {
 
 /// The first endpoint wins with 0.75; the second was removed.
 pub(crate) fn decision() -> Arc<Decision> {
-    let kept = CandidateReport { removed_by: None, total: Some(0.75), in_flight: 3, matched_blocks: 2 };
-    let removed = CandidateReport { removed_by: Some(0), total: None, in_flight: 9, matched_blocks: 0 };
+    let kept =
+        CandidateReport { removed_by: None, total: Some(0.75), in_flight: 3, matched_blocks: 2, held_tokens: None };
+    let removed =
+        CandidateReport { removed_by: Some(0), total: None, in_flight: 9, matched_blocks: 0, held_tokens: None };
     Arc::new(Decision {
         report: Report {
             pool: pool(),
@@ -128,6 +130,8 @@ pub(crate) fn decision() -> Arc<Decision> {
             endpoints: Arc::new([endpoint(PICKED, "default/pod-1"), endpoint(REMOVED, "default/pod-2")]),
             candidates: vec![kept, removed],
             blocks: 4,
+            kv: None,
+            trade: None,
             at: Moment::after(Duration::from_secs(1)),
         },
         ranked: vec![0],

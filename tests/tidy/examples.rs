@@ -53,8 +53,8 @@ fn the_scheduler_configuration_in_the_readme_loads() {
 
 #[test]
 fn every_flag_in_the_readme_exists() {
-    // Cargo's, and the demo's.
-    const FOREIGN: &[&str] = &["bench", "bin", "help", "keep", "nocapture", "release", "test"];
+    // Cargo's, the demo's, and vLLM's.
+    const FOREIGN: &[&str] = &["bench", "bin", "help", "keep", "kv-events-config", "nocapture", "release", "test"];
     let command = Args::command();
     let known: BTreeSet<&str> = command.get_arguments().filter_map(clap::Arg::get_long).collect();
     let flags = readme().text.split(|letter: char| !(letter.is_alphanumeric() || letter == '-'));

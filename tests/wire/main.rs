@@ -12,4 +12,5 @@ mod picker;
 mod refusals;
 mod repetition;
 mod steering;
+mod tokens;
 mod which_pool;

@@ -16,6 +16,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use scheduling::{Endpoint, Pool, PoolName};
 
 use crate::fleet::Fleet;
+use crate::kv_events::KvMetrics;
 
 /// Counters by endpoint. An endpoint's counters leave with it.
 #[derive(Debug, Default)]
@@ -59,11 +60,43 @@ fn has(fleet: &Fleet, pool: Option<&PoolName>, address: SocketAddr) -> bool {
 pub(super) struct FleetCollector {
     fleet: Arc<Fleet>,
     counters: Arc<EndpointCounters>,
+    kv_events: Arc<KvMetrics>,
 }
 
 impl FleetCollector {
-    pub(super) fn new(fleet: Arc<Fleet>, counters: Arc<EndpointCounters>) -> Self {
-        Self { fleet, counters }
+    pub(super) fn new(fleet: Arc<Fleet>, counters: Arc<EndpointCounters>, kv_events: Arc<KvMetrics>) -> Self {
+        Self { fleet, counters, kv_events }
+    }
+
+    /// What is believed of the engines' caches; nothing where nobody asks.
+    fn caches(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let ranks = self.kv_events.ranks();
+        if ranks.is_empty() {
+            return Ok(());
+        }
+        let usage = self.fleet.snapshot().kv.usage();
+        for (name, help, value) in [
+            ("kv_blocks", "Blocks that ranks of endpoints are believed to hold, as their KV events say.", usage.blocks),
+            ("kv_index_bytes", "Bytes of the index of these blocks.", usage.bytes),
+        ] {
+            let family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(u64::try_from(value).unwrap_or(u64::MAX)).encode(family)?;
+        }
+        let labels =
+            |(address, rank): &(SocketAddr, u32)| [("endpoint", address.to_string()), ("rank", rank.to_string())];
+        let help = "Whether the KV events of the endpoint's rank are heard.";
+        let mut family = encoder.encode_descriptor("kv_events_connected", help, None, MetricType::Gauge)?;
+        for (key, state) in &ranks {
+            ConstGauge::new(u64::from(state.is_connected())).encode(family.encode_family(&labels(key))?)?;
+        }
+        let help = "Age of the last batch of KV events when it was taken in, by the engine's clock and ours.";
+        let mut family = encoder.encode_descriptor("kv_events_lag_seconds", help, None, MetricType::Gauge)?;
+        for (key, state) in &ranks {
+            if let Some(lag) = state.lag_seconds() {
+                ConstGauge::new(lag).encode(family.encode_family(&labels(key))?)?;
+            }
+        }
+        Ok(())
     }
 
     /// One gauge for each endpoint of each pool that has the measure.
@@ -138,6 +171,7 @@ impl Collector for FleetCollector {
         ConstGauge::new(1_u64).encode(build.encode_family(&[("version", env!("CARGO_PKG_VERSION"))])?)?;
         self.pools(encoder)?;
         self.counters(encoder)?;
+        self.caches(encoder)?;
         self.gauge(
             encoder,
             "endpoint_in_flight_requests",

@@ -12,14 +12,15 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use futures_util::Stream;
 use http::uri::Authority;
 use rand::Rng;
-use scheduling::{Content, Decision, Headers, PoolName, Refusal, RefusalKind, Request, Subset};
+use scheduling::{Content, Headers, PoolName, Refusal, RefusalKind, Request};
 use tonic::{Code, Status, Streaming};
 use tracing::Instrument;
 
 use super::Shared;
 use super::answer::answer;
+use super::kept::{Answered, RequestHead};
 use super::prefill::{self, Asked, Plan};
-use crate::duplicates::{self, Key};
+use super::tokens::{InTokens, Tokenizing, tokens_for};
 use crate::exchange::{Exchange, Input, Message, ProtocolError, Rules, Seen, Step};
 use crate::from_proto::{self, Heard, WireHeaders};
 use crate::observer::ExchangeObserver;
@@ -51,6 +52,8 @@ pub struct ProcessStream {
     deadline: Instant,
     timer: Option<Pin<Box<tokio::time::Sleep>>>,
     request: Option<RequestHead>,
+    /// A decision that waits for the prompt's tokens.
+    tokenizing: Option<(Seen, Tokenizing)>,
     /// A decision whose answer waits for its prefill.
     waiting: Option<Waiting>,
     /// A prefill that runs beside the request that was answered.
@@ -59,64 +62,10 @@ pub struct ProcessStream {
     finished: bool,
 }
 
-/// What is kept of the request's headers message.
-struct RequestHead {
-    headers: WireHeaders,
-    id: String,
-    /// The client sent the id: two streams that carry it may be one request.
-    named: bool,
-    pool: Result<PoolName, RefusalKind>,
-    subset: Option<Subset>,
-}
-
 /// A decision whose prefill is being made. Dropping it cancels the prefill.
 struct Waiting {
     answered: Answered,
     prefill: Running,
-}
-
-/// What is kept of a decision that was sent.
-struct Answered {
-    picked: duplicates::Shared,
-    decision: Arc<Decision>,
-    /// As the client sent it.
-    key: Option<Key>,
-    /// As our answer changed it.
-    changed_key: Option<Key>,
-    at: Instant,
-    last_sent: Instant,
-    learned: bool,
-    /// A prefill was made for it.
-    prefilled: bool,
-    /// The response's headers came by.
-    responded: bool,
-    /// The response was complete with its headers, as far as the engine's work goes.
-    whole_response: bool,
-}
-
-impl RequestHead {
-    /// The path without its query.
-    fn path(&self) -> &str {
-        let path = self.headers.get(":path").unwrap_or_default();
-        path.split_once('?').map_or(path, |(path, _)| path)
-    }
-}
-
-impl Answered {
-    fn new(picked: duplicates::Shared, decision: Arc<Decision>, key: Option<Key>, now: Instant) -> Self {
-        Self {
-            picked,
-            decision,
-            key,
-            changed_key: None,
-            at: now,
-            last_sent: now,
-            learned: false,
-            prefilled: false,
-            responded: false,
-            whole_response: false,
-        }
-    }
 }
 
 impl std::fmt::Debug for ProcessStream {
@@ -144,6 +93,7 @@ impl ProcessStream {
             deadline: Instant::now() + rules.deadline,
             timer: None,
             request: None,
+            tokenizing: None,
             waiting: None,
             alongside: None,
             served: None,
@@ -176,7 +126,7 @@ impl ProcessStream {
                 }
                 self.exchange.on(input, &mut self.steps);
                 if !self.exchange.is_deciding() {
-                    self.waiting = None;
+                    (self.tokenizing, self.waiting) = (None, None);
                 }
             }
             Err(error) => self.steps.push_back(Step::Fail(error)),
@@ -231,8 +181,16 @@ impl ProcessStream {
         }
     }
 
-    fn pick(&mut self, seen: Seen) {
-        match self.decide(seen) {
+    /// Picks, once the prompt's tokens are there if the profile wants them.
+    fn prepare(&mut self, seen: Seen) {
+        match self.request.as_ref().and_then(|head| tokens_for(&self.shared, head, seen, self.exchange.body())) {
+            Some(tokens) => self.tokenizing = Some((seen, tokens)),
+            None => self.pick(seen, None),
+        }
+    }
+
+    fn pick(&mut self, seen: Seen, prompt: Option<&InTokens>) {
+        match self.decide(seen, prompt) {
             Ok((answered, Plan::Alone(body))) => self.answer(answered, body, None),
             Ok((answered, Plan::Sidecar { body, prefiller })) => self.answer(answered, body, Some(prefiller)),
             Ok((answered, Plan::First(job))) => {
@@ -298,7 +256,7 @@ impl ProcessStream {
     }
 
     /// The decision, and what is done about prefill.
-    fn decide(&mut self, seen: Seen) -> Result<(Answered, Plan), Refusal> {
+    fn decide(&mut self, seen: Seen, prompt: Option<&InTokens>) -> Result<(Answered, Plan), Refusal> {
         let Some(head) = &self.request else {
             return Err(RefusalKind::UnknownPool("the stream has no request headers".to_owned()).into());
         };
@@ -328,8 +286,9 @@ impl ProcessStream {
             },
         };
         let path = head.path();
+        let tokens = prompt.map(InTokens::view);
         let request =
-            Request { id: &head.id, path, headers: &head.headers, content, subset: head.subset.as_ref(), tokens: None };
+            Request { id: &head.id, path, headers: &head.headers, content, subset: head.subset.as_ref(), tokens };
 
         let shared = &self.shared;
         let key = head.named.then(|| shared.duplicates.key(pool, &head.id, path, body));
@@ -342,7 +301,9 @@ impl ProcessStream {
         self.observer.decided(Ok(&decision), duplicate);
         if decision.disaggregation.is_some() {
             let left = self.deadline.saturating_duration_since(now);
-            let asked = Asked { id: &head.id, path, headers: &head.headers, seen, body, left, picked: &picked };
+            let passed_on = duplicate && key.is_some_and(|key| shared.duplicates.passed_on(key));
+            let asked =
+                Asked { id: &head.id, path, headers: &head.headers, seen, body, left, picked: &picked, passed_on };
             let plan = prefill::plan(shared, &decision, &asked, &mut self.observer);
             return Ok((Answered::new(picked, decision, key, now), plan));
         }
@@ -354,7 +315,7 @@ impl ProcessStream {
     }
 
     fn refuse(&mut self, refusal: &Refusal) {
-        self.waiting = None;
+        (self.tokenizing, self.waiting) = (None, None);
         self.observer.decided(Err(refusal), false);
         let refused = to_proto::refused(&refusal.kind);
         let status = refused.status;
@@ -363,6 +324,14 @@ impl ProcessStream {
     }
 
     fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if let Some((seen, tokens)) = &mut self.tokenizing
+            && let Poll::Ready(prompt) = tokens.as_mut().poll(context)
+        {
+            let seen = *seen;
+            self.tokenizing = None;
+            self.pick(seen, prompt.as_ref());
+            return Poll::Ready(());
+        }
         if let Some(waiting) = &mut self.waiting
             && let Poll::Ready(outcome) = waiting.prefill.as_mut().poll(context)
             && let Some(Waiting { answered, prefill: _ }) = self.waiting.take()
@@ -424,7 +393,7 @@ impl ProcessStream {
     fn finish(&mut self) {
         self.finished = true;
         self.steps.clear();
-        self.waiting = None;
+        (self.tokenizing, self.waiting) = (None, None);
         let alongside = self.alongside.take();
         let Some(answered) = self.served.take() else { return };
         let Answered {
@@ -476,7 +445,7 @@ impl Stream for ProcessStream {
             }
             match this.steps.pop_front() {
                 None => ready!(this.poll_message(context)),
-                Some(Step::Pick(seen)) => this.pick(seen),
+                Some(Step::Pick(seen)) => this.prepare(seen),
                 Some(Step::Refuse(kind)) => this.refuse(&kind.into()),
                 Some(Step::Send(message)) => {
                     let (response, rest) = to_proto::response(message);

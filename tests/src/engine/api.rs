@@ -20,6 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::State;
 use super::cache;
 use super::fault::Fault;
+use super::kv_events::Event;
 use super::metrics::Finished;
 use super::span::Parent;
 use super::transfer::{self, Task};
@@ -27,7 +28,7 @@ use super::transfer::{self, Task};
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
 #[derive(Debug, Deserialize)]
-struct Asked {
+pub(super) struct Asked {
     model: String,
     messages: Option<Value>,
     prompt: Option<Value>,
@@ -37,6 +38,7 @@ struct Asked {
     max_completion_tokens: Option<u32>,
     min_tokens: Option<u32>,
     stream_options: Option<StreamOptions>,
+    cache_salt: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -49,7 +51,9 @@ struct StreamOptions {
 #[derive(Debug)]
 struct Job {
     model: String,
-    prompt: Vec<u8>,
+    prompt: Vec<u32>,
+    salt: Option<String>,
+    rank: usize,
     max_tokens: u32,
     parent: Option<Parent>,
     request_id: String,
@@ -108,6 +112,8 @@ pub(super) async fn completion(Shared(state): Shared<Arc<State>>, request: Reque
     let id = header("x-request-id").map_or_else(|| NEXT.fetch_add(1, Ordering::Relaxed).to_string(), ToOwned::to_owned);
     let job = Job {
         prompt: prompt(&asked),
+        salt: asked.cache_salt.clone(),
+        rank: header("x-data-parallel-rank").and_then(|rank| rank.parse().ok()).unwrap_or(0) % state.caches.len(),
         max_tokens: most.unwrap_or(state.config.default_max_tokens).max(1),
         transfer,
         parent: header("traceparent").and_then(Parent::parse),
@@ -118,7 +124,7 @@ pub(super) async fn completion(Shared(state): Shared<Arc<State>>, request: Reque
         id: if chat { format!("chatcmpl-{id}") } else { format!("cmpl-{id}") },
         chat,
         model: asked.model,
-        prompt_tokens: cache::tokens(&job.prompt),
+        prompt_tokens: job.prompt.len(),
         usage: asked.stream_options.is_some_and(|options| options.include_usage),
     };
     // The work ends when nobody listens any more.
@@ -127,8 +133,8 @@ pub(super) async fn completion(Shared(state): Shared<Arc<State>>, request: Reque
     if asked.stream { answer.streamed(listener) } else { answer.whole(listener).await }
 }
 
-/// The text that decides about the cache: everything that a chat template would print, in order.
-fn prompt(asked: &Asked) -> Vec<u8> {
+/// The tokens of the prompt: of everything that a chat template would print, in order.
+fn prompt(asked: &Asked) -> Vec<u32> {
     match (&asked.messages, &asked.prompt) {
         (Some(messages), _) => {
             let messages = messages.as_array().map(Vec::as_slice).unwrap_or_default();
@@ -138,11 +144,27 @@ fn prompt(asked: &Asked) -> Vec<u8> {
                     .map(|content| content.as_str().map_or_else(|| content.to_string(), ToOwned::to_owned));
                 format!("<{}>{}\n", message["role"].as_str().unwrap_or_default(), content.unwrap_or_default())
             });
-            turns.collect::<String>().into_bytes()
+            cache::tokens(turns.collect::<String>().as_bytes())
         }
-        (None, Some(Value::String(text))) => text.clone().into_bytes(),
-        (None, other) => other.as_ref().map(ToString::to_string).unwrap_or_default().into_bytes(),
+        (None, Some(Value::String(text))) => cache::tokens(text.as_bytes()),
+        (None, Some(Value::Array(ids))) if ids.iter().all(Value::is_u64) => {
+            ids.iter().filter_map(Value::as_u64).filter_map(|id| u32::try_from(id).ok()).collect()
+        }
+        (None, other) => cache::tokens(other.as_ref().map(ToString::to_string).unwrap_or_default().as_bytes()),
     }
+}
+
+/// What vLLM's `/tokenize` answers: the tokens that a completion with the same prompt has.
+pub(super) async fn tokenize(Shared(state): Shared<Arc<State>>, Json(asked): Json<Asked>) -> Response {
+    let fault = state.fault.lock().clone();
+    match fault {
+        Some(Fault::Status(code)) => return error(code, "InternalServerError", "a fault that was asked for"),
+        Some(Fault::Hang) => std::future::pending().await,
+        _ => {}
+    }
+    let tokens = prompt(&asked);
+    Json(json!({"count": tokens.len(), "max_model_len": 1_000_000, "tokens": tokens, "token_strs": null}))
+        .into_response()
 }
 
 async fn work(state: Arc<State>, job: Job, steps: mpsc::Sender<Step>) {
@@ -164,10 +186,11 @@ async fn compute(state: &State, job: &Job, steps: &mpsc::Sender<Step>, finished:
     let running = state.batch.enter().await;
     finished.scheduled();
     let block = state.config.block_tokens;
-    let blocks = cache::blocks(&job.model, &job.prompt, block);
-    let tokens = cache::tokens(&job.prompt);
+    let blocks = cache::blocks(&job.model, job.salt.as_deref(), &job.prompt, block);
+    let tokens = job.prompt.len();
+    let cache = &state.caches[job.rank];
     // The last token is always computed: it makes the first of the answer.
-    let cached = (state.cache.lock().matching(&blocks) * block).min(tokens.saturating_sub(1));
+    let cached = (cache.lock().matching(&blocks) * block).min(tokens.saturating_sub(1));
     let fetched = match job.transfer {
         Task::Fetched(fetched) => fetched.min(tokens).saturating_sub(cached),
         _ => 0,
@@ -176,7 +199,8 @@ async fn compute(state: &State, job: &Job, steps: &mpsc::Sender<Step>, finished:
     finished.prompt(tokens, cached);
     let held = state.metrics.lock().hold(tokens.div_ceil(block));
     running.prefill(tokens - cached - fetched).await;
-    state.cache.lock().touch(&blocks);
+    let changes = cache.lock().touch(&blocks, tokens.is_multiple_of(block));
+    state.publish(job.rank, events(job, adapter, &blocks, block, &changes)).await;
     let (held, kept) = match job.transfer {
         Task::Keep => (None, Some(state.transfer.keep(state, &job.request_id, tokens, state.config.kv_lease, held))),
         Task::Fill(room) if !state.transfer.fill_room(room, tokens).await => return false,
@@ -202,6 +226,23 @@ async fn compute(state: &State, job: &Job, steps: &mpsc::Sender<Step>, finished:
     // Out of the batch before the client hears of the end: whoever saw it sees the engine idle.
     drop((running, held));
     steps.send(Step::Done { cached, kept }).await.is_ok()
+}
+
+/// What one prefill did to the cache, in vLLM's order: what leaves, then what comes.
+fn events(job: &Job, adapter: Option<&str>, blocks: &[u64], block: usize, changes: &cache::Changes) -> Vec<Event> {
+    let mut events: Vec<Event> = changes.evicted.iter().map(|hash| Event::Removed(*hash)).collect();
+    let from = changes.stored_from;
+    if from < blocks.len() {
+        events.push(Event::Stored {
+            hashes: blocks[from..].to_vec(),
+            parent: from.checked_sub(1).map(|before| blocks[before]),
+            tokens: job.prompt[from * block..blocks.len() * block].to_vec(),
+            block_tokens: block,
+            lora: adapter.map(ToOwned::to_owned),
+            salt: job.salt.clone(),
+        });
+    }
+    events
 }
 
 /// The shape of one answer.

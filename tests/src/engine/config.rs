@@ -18,6 +18,8 @@ pub struct EngineConfig {
     pub block_tokens: usize,
     /// Blocks in the prefix cache, the least recently used leave first.
     pub cache_blocks: usize,
+    /// Data-parallel ranks, each with a prefix cache of its own; `X-data-parallel-rank` chooses one.
+    pub ranks: u16,
     /// Tokens of an answer when the request names no maximum.
     pub default_max_tokens: u32,
     /// How long things take.
@@ -39,6 +41,7 @@ impl EngineConfig {
             max_adapters: 4,
             block_tokens: 16,
             cache_blocks: 4096,
+            ranks: 1,
             default_max_tokens: 8,
             timing: Timing { scale: 0.0, ..Timing::default() },
             kv_lease: Duration::from_secs(30),

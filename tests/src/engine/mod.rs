@@ -2,8 +2,7 @@
 //! and keeps its times by a model, but its answers are made-up words. Every response says so in
 //! [`HEADER`], and so does its log line.
 //!
-//! Runs in process on a loopback address. KV events have no place here yet; they belong beside
-//! [`cache`], which knows which blocks come and go.
+//! Runs in process on a loopback address.
 
 mod api;
 mod batch;
@@ -11,6 +10,7 @@ mod cache;
 mod config;
 mod fault;
 mod histogram;
+mod kv_events;
 mod metrics;
 mod record;
 mod server;
@@ -28,11 +28,13 @@ use tokio::task::JoinHandle;
 
 pub use config::{EngineConfig, Timing};
 pub use fault::Fault;
+pub use kv_events::{EventForm, KvEvents, KvPorts, Lost, ReplayForm};
 pub use record::Received;
 pub use transfer::Transfers;
 
 use batch::Batch;
 use cache::PrefixCache;
+use kv_events::{Command, Event, Publisher};
 use metrics::Metrics;
 use record::Record;
 use span::Spans;
@@ -47,7 +49,9 @@ struct State {
     address: SocketAddr,
     config: EngineConfig,
     batch: Batch,
-    cache: Mutex<PrefixCache>,
+    /// One for each data-parallel rank.
+    caches: Vec<Mutex<PrefixCache>>,
+    publisher: Mutex<Option<Publisher>>,
     metrics: Mutex<Metrics>,
     record: Record,
     fault: Mutex<Option<Fault>>,
@@ -60,6 +64,19 @@ struct State {
 pub struct Engine {
     state: Arc<State>,
     server: Option<JoinHandle<()>>,
+    /// What published KV events before the engine was killed.
+    published: Option<(KvEvents, KvPorts)>,
+}
+
+impl State {
+    /// Tells what happened in the cache of a rank, if anybody publishes it.
+    async fn publish(&self, rank: usize, events: Vec<Event>) {
+        let queue = self.publisher.lock().as_ref().and_then(|publisher| publisher.rank(rank));
+        if let Some(queue) = queue.filter(|_| !events.is_empty()) {
+            // A publisher that has ended was stopped with its engine.
+            let _ = queue.send(Command::Publish(events)).await;
+        }
+    }
 }
 
 impl Engine {
@@ -97,7 +114,8 @@ impl Engine {
         let state = Arc::new(State {
             address,
             batch: Batch::new(config.timing.clone()),
-            cache: Mutex::new(PrefixCache::new(config.cache_blocks)),
+            caches: (0..config.ranks).map(|_| Mutex::new(PrefixCache::new(config.cache_blocks))).collect(),
+            publisher: Mutex::default(),
             metrics: Mutex::default(),
             record: Record::default(),
             fault: Mutex::default(),
@@ -107,7 +125,7 @@ impl Engine {
         });
         transfer::join(&state);
         let server = tokio::spawn(server::serve(listener, Arc::clone(&state)));
-        Ok(Self { state, server: Some(server) })
+        Ok(Self { state, server: Some(server), published: None })
     }
 
     /// Where it listens.
@@ -133,7 +151,11 @@ impl Engine {
             server.abort();
             let _ = server.await;
         }
-        self.state.cache.lock().clear();
+        let publisher = self.state.publisher.lock().take();
+        if let Some(publisher) = publisher {
+            self.published = Some(publisher.stop().await);
+        }
+        self.state.caches.iter().for_each(|cache| cache.lock().clear());
         transfer::leave(&self.state);
     }
 
@@ -147,7 +169,50 @@ impl Engine {
             self.server = Some(tokio::spawn(server::serve(listener, Arc::clone(&self.state))));
             transfer::join(&self.state);
         }
+        if let Some((config, ports)) = self.published.take() {
+            // The last connections may still be closing.
+            let listeners = crate::poll::until("the ports of the KV events", Duration::from_secs(5), async || {
+                kv_events::listen(&[self.address().ip()], self.state.config.ranks, Some(ports)).ok()?.pop()
+            });
+            let publisher = Publisher::start(config, self.address().ip(), listeners.await?).await?;
+            *self.state.publisher.lock() = Some(publisher);
+        }
         Ok(())
+    }
+
+    /// Publishes the KV events of `engines` from now on, all on the same ports of their addresses. What they
+    /// hold already is not told.
+    ///
+    /// # Errors
+    /// When no such ports are found.
+    pub async fn publish_kv_events(engines: &[Self], config: KvEvents) -> Result<KvPorts> {
+        let hosts: Vec<_> = engines.iter().map(|engine| engine.address().ip()).collect();
+        let ranks = engines.iter().map(|engine| engine.state.config.ranks).max().unwrap_or(1);
+        let mut ports = None;
+        for (engine, listeners) in engines.iter().zip(kv_events::listen(&hosts, ranks, None)?) {
+            let publisher = Publisher::start(config, engine.address().ip(), listeners).await?;
+            ports = Some(publisher.ports());
+            *engine.state.publisher.lock() = Some(publisher);
+        }
+        ports.context("no engines")
+    }
+
+    /// The next so many batches of KV events of rank 0 do not reach subscribers.
+    ///
+    /// # Errors
+    /// When KV events are not published.
+    pub async fn lose_kv_events(&self, batches: usize, lost: Lost) -> Result<()> {
+        let rank = self.state.publisher.lock().as_ref().and_then(|publisher| publisher.rank(0));
+        rank.context("KV events are not published")?.send(Command::Lose(batches, lost)).await?;
+        Ok(())
+    }
+
+    /// Empties the prefix cache, as `/reset_prefix_cache` does; unlike vLLM, which tells with its next step, at once.
+    pub async fn reset_prefix_cache(&self) {
+        for rank in 0..self.state.caches.len() {
+            self.state.caches[rank].lock().clear();
+            self.state.publish(rank, vec![Event::Cleared]).await;
+        }
     }
 
     /// The requests that came through a gateway (those carry an `x-request-id`), oldest first; the last

@@ -41,6 +41,7 @@ fn router(state: Arc<State>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(api::completion))
         .route("/v1/completions", post(api::completion))
+        .route("/tokenize", post(api::tokenize))
         .route("/v1/models", get(models))
         .route("/health", get(async || StatusCode::OK))
         .route("/metrics", get(metrics))

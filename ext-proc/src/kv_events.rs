@@ -1,0 +1,17 @@
+//! The engines' own KV events, from the wire to the index: which endpoint holds which block.
+//!
+//! ```text
+//! zmtp ──> sequence ──> decode ──> scheduling::kv
+//! ```
+
+pub mod decode;
+pub mod metrics;
+mod msgpack;
+mod rank;
+mod replay;
+pub mod sequence;
+pub mod subscriber;
+mod zmtp;
+
+pub use metrics::KvMetrics;
+pub use subscriber::{Sources, Subscriber};

@@ -1,0 +1,114 @@
+//! The prompt's token ids, before the pick: whose tokenizer it is, and whose cache.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use scheduling::{Content, EngineKind, Pool, Request, Resolution};
+
+use super::Shared;
+use super::kept::RequestHead;
+use crate::exchange::Seen;
+use crate::openai;
+use crate::tokens::{Tokens, Whose};
+
+/// A prompt in tokens, and the adapter that it is for.
+#[derive(Debug)]
+pub(super) struct InTokens {
+    tokens: Tokens,
+    lora: Option<String>,
+}
+
+impl InTokens {
+    /// As the brain wants it.
+    pub(super) fn view(&self) -> scheduling::Tokens<'_> {
+        let Tokens { ids, salt, source: _ } = &self.tokens;
+        scheduling::Tokens { ids, lora: self.lora.as_deref(), salt: salt.as_deref() }
+    }
+}
+
+/// Ends with the tokens, or with none: the metric says why.
+pub(super) type Tokenizing = Pin<Box<dyn Future<Output = Option<InTokens>> + Send>>;
+
+/// The tokens of the request, where the profile wants them and the request has a prompt; the future does
+/// nothing until it is polled, and waits for a bounded time.
+pub(super) fn tokens_for(shared: &Shared, head: &RequestHead, seen: Seen, body: &[u8]) -> Option<Tokenizing> {
+    let tokenizers = shared.settings.tokenizers.as_ref()?;
+    let is_prompt = seen == Seen::Whole && head.path().ends_with("/completions");
+    if !is_prompt || !shared.fleet.profile().uses_kv_events() || !openai::is_json(head.headers.all("content-type")) {
+        return None;
+    }
+    let snapshot = shared.fleet.snapshot();
+    let pool = snapshot.pools.get(head.pool.as_ref().ok()?)?;
+    let content = Content::Parsed(openai::parse(body).ok()?.body);
+    let request =
+        Request { id: &head.id, path: head.path(), headers: &head.headers, content, subset: None, tokens: None };
+    let resolution = pool.routing.resolve(&request, &mut SmallRng::from_os_rng()).ok()?;
+    let (whose, lora) = whose(pool, request.model()?, resolution.as_ref());
+    let (tokenizers, body) = (Arc::clone(tokenizers), body.to_vec());
+    Some(Box::pin(async move {
+        let tokens = tokenizers.ids(&body, &whose).await.ok()?;
+        Some(InTokens { tokens, lora })
+    }))
+}
+
+/// Whose tokenizer a request for `model` needs, and which adapter it is for.
+fn whose(pool: &Pool, model: &str, resolution: Option<&Resolution>) -> (Whose, Option<String>) {
+    let rewritten = resolution.and_then(|resolution| resolution.rewrite_model(model));
+    let served = rewritten.as_deref().unwrap_or(model);
+    let base = match resolution {
+        Some(resolution) => resolution.server.model.as_deref(),
+        None => first_model(pool),
+    };
+    let is_adapter = match resolution {
+        Some(resolution) => resolution.adapter,
+        // An engine lists its own model before its adapters. Another name of it then passes for an adapter, of
+        // which nothing is cached: an error, but not one that believes in blocks that are not there.
+        None => base.is_some_and(|base| base != served),
+    };
+    let mut models = vec![served.to_owned(), model.to_owned()];
+    models.extend(base.map(str::to_owned));
+    // The body goes to the engine as it is: where the name in it changes, the engine would not know it.
+    let engine = if served == model { least_loaded(pool) } else { None };
+    (Whose { models, engine }, is_adapter.then(|| served.to_owned()))
+}
+
+/// The model that the pool's engines say they serve.
+fn first_model(pool: &Pool) -> Option<&str> {
+    let mut models = pool.endpoints.iter().filter_map(|endpoint| endpoint.gauges.as_ref()?.models.as_ref()?.first());
+    models.next().map(AsRef::as_ref)
+}
+
+/// An engine that can be asked: vLLM's `/tokenize` reads what its completions read.
+fn least_loaded(pool: &Pool) -> Option<SocketAddr> {
+    let ready = pool.endpoints.iter().filter(|endpoint| endpoint.ready && endpoint.engine == EngineKind::Vllm);
+    ready.min_by_key(|endpoint| endpoint.load.requests()).map(|endpoint| endpoint.address)
+}
+
+#[cfg(test)]
+mod tests {
+    use scheduling::{Gauges, Moment};
+
+    use super::*;
+    use crate::fleet::fixtures;
+
+    #[test]
+    fn an_adapter_has_the_tokenizer_of_its_base_and_a_cache_of_its_own() {
+        let fleet = fixtures::fleet(&["10.0.0.1:8000"]);
+        let gauges =
+            Gauges { read_at: Moment::START, models: Some(["tiny", "ad1"].map(Arc::from).into()), ..Gauges::default() };
+        let address = "10.0.0.1:8000".parse().unwrap();
+        fleet.apply(scheduling::Event::Scraped { address, gauges });
+        let snapshot = fleet.snapshot();
+        let pool = snapshot.pools.get(&fixtures::pool()).unwrap();
+        let (tiny, lora) = whose(pool, "tiny", None);
+        assert_eq!((tiny.models[0].as_str(), tiny.engine, lora), ("tiny", Some(address), None));
+        let (adapter, lora) = whose(pool, "ad1", None);
+        assert_eq!(
+            (adapter.models, lora),
+            (["ad1", "ad1", "tiny"].map(str::to_owned).to_vec(), Some("ad1".to_owned()))
+        );
+    }
+}

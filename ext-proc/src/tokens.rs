@@ -1,0 +1,219 @@
+//! The prompt as the engine will see it: token ids, equal to vLLM's, or none and why.
+//!
+//! ```text
+//! body ──> ids in it ───────────────────────────────┐
+//!      ──> chat template ──> tokenizer (cached) ────┼──> Tokens
+//!      ──> the engine's own /tokenize ──────────────┘
+//! ```
+//!
+//! An id that is wrong is worse than none: what is not certainly the same in the engine (images, a
+//! template of the request's own, several prompts) has no ids here, and prompts are then compared
+//! approximately.
+
+mod asked;
+mod cache;
+mod chat;
+mod engine;
+mod files;
+mod format;
+mod metrics;
+mod python;
+mod template;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use asked::{Asked, Prompt};
+use engine::EngineTokenizer;
+use files::{Files, Model};
+
+pub use files::FilesError;
+pub use metrics::TokenMetrics;
+
+/// How long a prompt may take from here to its ids, waiting included: less than the 200 ms that Envoy waits
+/// for an answer if nobody tells it otherwise.
+const DEADLINE: Duration = Duration::from_millis(150);
+
+/// Prompts that wait to be tokenized; more go without.
+const WAITING: usize = 64;
+
+/// Where ids came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// The client sent them.
+    Request,
+    /// The same prompt was tokenized before.
+    Cache,
+    /// Tokenized in this process.
+    Local,
+    /// An engine tokenized them.
+    Engine,
+}
+
+impl Source {
+    /// As metrics and reports call it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Cache => "cache",
+            Self::Local => "local",
+            Self::Engine => "engine",
+        }
+    }
+}
+
+/// A prompt's token ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tokens {
+    /// In order, from the first.
+    pub ids: Arc<[u32]>,
+    /// The request's `cache_salt`, which keeps its blocks apart from others'.
+    pub salt: Option<Arc<str>>,
+    /// Where they came from.
+    pub source: Source,
+}
+
+/// Why there are no ids.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Why {
+    /// The request has no prompt that ids could be for.
+    #[error("the request has no prompt of text")]
+    NoPrompt,
+    /// More than one sequence.
+    #[error("the request has several prompts")]
+    Several,
+    /// What the engine makes of it cannot be known here.
+    #[error("`{0}` changes the prompt in ways that only the engine knows")]
+    Unknowable(&'static str),
+    /// Neither files nor an engine to ask.
+    #[error("no tokenizer for the model: put its tokenizer.json below --tokenizer-dir")]
+    NoTokenizer,
+    /// The chat template refused the messages, or is beyond this renderer.
+    #[error("the chat template failed: {0}")]
+    Template(String),
+    /// The tokenizer failed.
+    #[error("the tokenizer failed: {0}")]
+    Tokenizer(String),
+    /// Too many at once.
+    #[error("{WAITING} prompts wait to be tokenized already")]
+    Busy,
+    /// Too slow.
+    #[error("not tokenized within {} ms", DEADLINE.as_millis())]
+    Deadline,
+    /// An engine was asked and did not say.
+    #[error("the engine's /tokenize: {0}")]
+    Engine(String),
+}
+
+impl Why {
+    /// As metrics call it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::NoPrompt => "no_prompt",
+            Self::Several => "several",
+            Self::Unknowable(_) => "unknowable",
+            Self::NoTokenizer => "no_tokenizer",
+            Self::Template(_) => "template",
+            Self::Tokenizer(_) => "tokenizer",
+            Self::Busy => "busy",
+            Self::Deadline => "deadline",
+            Self::Engine(_) => "engine",
+        }
+    }
+}
+
+/// Whose tokenizer is meant.
+#[derive(Clone, Debug, Default)]
+pub struct Whose {
+    /// Names of the model, the first that has a tokenizer counts: the engine's, the client's, the base model's.
+    pub models: Vec<String>,
+    /// An engine that can be asked; it must serve the model under the name in the body.
+    pub engine: Option<SocketAddr>,
+}
+
+/// Turns prompts into token ids.
+#[derive(Debug)]
+pub struct Tokenizers {
+    files: Files,
+    engine: EngineTokenizer,
+    metrics: Arc<TokenMetrics>,
+    /// Prompts that are being tokenized: as many as there are processors.
+    work: Arc<Semaphore>,
+    waiting: Semaphore,
+}
+
+impl Tokenizers {
+    /// With the tokenizers below `directory`, if there is one.
+    ///
+    /// # Errors
+    /// [`FilesError`], which names the file.
+    pub fn open(directory: Option<&Path>, metrics: Arc<TokenMetrics>) -> Result<Self, FilesError> {
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Ok(Self {
+            files: directory.map(Files::open).transpose()?.unwrap_or_default(),
+            engine: EngineTokenizer::new(),
+            metrics,
+            work: Arc::new(Semaphore::new(processors)),
+            waiting: Semaphore::new(WAITING + processors),
+        })
+    }
+
+    /// The token ids of the request with this body.
+    ///
+    /// # Errors
+    /// [`Why`] there are none.
+    pub async fn ids(&self, body: &[u8], whose: &Whose) -> Result<Tokens, Why> {
+        let ids = match timeout(DEADLINE, self.find(body, whose)).await {
+            Ok(ids) => ids,
+            Err(_) => Err(Why::Deadline),
+        };
+        match &ids {
+            Ok(tokens) => self.metrics.found(tokens.source),
+            Err(why) => self.metrics.missing(why),
+        }
+        ids
+    }
+
+    async fn find(&self, body: &[u8], whose: &Whose) -> Result<Tokens, Why> {
+        let asked = Asked::parse(body)?;
+        let salt = asked.salt.as_deref().map(Arc::from);
+        let tokens = |(ids, source)| Tokens { ids, salt, source };
+        let may_ask_engine = asked.engine_agrees;
+        let model = whose.models.iter().find_map(|name| self.files.model(name));
+        let local = match (asked.prompt, model) {
+            (Prompt::Ids(ids), _) => Ok((ids.into(), Source::Request)),
+            (Prompt::Text { .. } | Prompt::Chat(_), None) => Err(Why::NoTokenizer),
+            (prompt, Some(model)) => self.tokenize(prompt, Arc::clone(model)).await,
+        };
+        let local = match (local, whose.engine) {
+            // A template or tokenizer of which this process is not a master: the engine is.
+            (Err(Why::NoTokenizer | Why::Template(_) | Why::Tokenizer(_)), Some(engine)) if may_ask_engine => {
+                self.engine.ids(engine, body).await.map(|ids| (ids, Source::Engine))
+            }
+            (local, _) => local,
+        };
+        local.map(tokens)
+    }
+
+    /// Off the threads that serve streams.
+    async fn tokenize(&self, prompt: Prompt, model: Arc<Model>) -> Result<(Arc<[u32]>, Source), Why> {
+        let _waiting = self.waiting.try_acquire().map_err(|_| Why::Busy)?;
+        let turn = Arc::clone(&self.work).acquire_owned().await.map_err(|_| Why::Busy)?;
+        let work = move || {
+            let ids = model.ids(prompt);
+            drop(turn);
+            ids
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|error| Why::Tokenizer(error.to_string()))?
+    }
+}
+
+#[cfg(test)]
+mod tests;

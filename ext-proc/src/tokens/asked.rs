@@ -1,0 +1,101 @@
+//! What of a body decides about the prompt's tokens, as vLLM reads it.
+
+use std::collections::BTreeMap;
+
+use minijinja::Value;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::Why;
+
+/// A request, as far as its tokens go.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) prompt: Prompt,
+    pub(super) salt: Option<String>,
+    /// `/tokenize` knows all fields that the body has and that matter.
+    pub(super) engine_agrees: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum Prompt {
+    Ids(Vec<u32>),
+    Text { text: String, special_tokens: bool },
+    Chat(Chat),
+}
+
+/// What goes into a chat template.
+#[derive(Debug)]
+pub(super) struct Chat {
+    pub(super) messages: Vec<Value>,
+    pub(super) tools: Option<Vec<Value>>,
+    /// For the template, by name; the request's own.
+    pub(super) arguments: BTreeMap<String, Value>,
+    pub(super) add_generation_prompt: bool,
+    pub(super) continue_final_message: bool,
+    pub(super) special_tokens: bool,
+}
+
+#[derive(Deserialize)]
+struct Body {
+    prompt: Option<TextOrIds>,
+    messages: Option<Vec<Value>>,
+    tools: Option<Vec<Value>>,
+    documents: Option<Value>,
+    chat_template: Option<IgnoredAny>,
+    chat_template_kwargs: Option<BTreeMap<String, Value>>,
+    reasoning_effort: Option<Value>,
+    add_generation_prompt: Option<bool>,
+    continue_final_message: Option<bool>,
+    add_special_tokens: Option<bool>,
+    truncate_prompt_tokens: Option<IgnoredAny>,
+    prompt_embeds: Option<IgnoredAny>,
+    cache_salt: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum TextOrIds {
+    Text(String),
+    Ids(Vec<u32>),
+    Other(IgnoredAny),
+}
+
+impl Asked {
+    pub(super) fn parse(body: &[u8]) -> Result<Self, Why> {
+        let body: Body = serde_json::from_slice(body).map_err(|_| Why::NoPrompt)?;
+        for (is_there, field) in [
+            (body.chat_template.is_some(), "chat_template"),
+            (body.truncate_prompt_tokens.is_some(), "truncate_prompt_tokens"),
+            (body.prompt_embeds.is_some(), "prompt_embeds"),
+        ] {
+            if is_there {
+                return Err(Why::Unknowable(field));
+            }
+        }
+        let engine_agrees = body.documents.is_none() && body.reasoning_effort.is_none();
+        let prompt = match (body.messages, body.prompt) {
+            (Some(messages), _) => {
+                let mut arguments = body.chat_template_kwargs.unwrap_or_default();
+                let named = [("documents", body.documents), ("reasoning_effort", body.reasoning_effort)];
+                arguments.extend(named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
+                Prompt::Chat(Chat {
+                    messages,
+                    tools: body.tools,
+                    arguments,
+                    add_generation_prompt: body.add_generation_prompt.unwrap_or(true),
+                    continue_final_message: body.continue_final_message.unwrap_or(false),
+                    special_tokens: body.add_special_tokens.unwrap_or(false),
+                })
+            }
+            (None, Some(TextOrIds::Text(text))) => {
+                Prompt::Text { text, special_tokens: body.add_special_tokens.unwrap_or(true) }
+            }
+            (None, Some(TextOrIds::Ids(ids))) if !ids.is_empty() => Prompt::Ids(ids),
+            (None, Some(TextOrIds::Ids(_) | TextOrIds::Other(_))) => return Err(Why::Several),
+            (None, None) => return Err(Why::NoPrompt),
+        };
+        // An empty salt is none, as in vLLM, which refuses it.
+        Ok(Self { prompt, salt: body.cache_salt.filter(|salt| !salt.is_empty()), engine_agrees })
+    }
+}

@@ -1,0 +1,298 @@
+//! Tokenizers and chat templates from files, as models come: `DIR/MODEL/tokenizer.json` and beside it
+//! `tokenizer_config.json` and `chat_template.jinja`. A model's name may have slashes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde::Deserialize;
+use serde_json::Value;
+use tokenizers::Tokenizer;
+use tracing::info;
+
+use super::asked::Prompt;
+use super::cache::{Cache, Key};
+use super::template::Template;
+use super::{Source, Why, chat};
+
+/// The largest file that is read, in bytes; the largest known tokenizer has 40 MB.
+const CAP: u64 = 128 << 20;
+
+/// How deep below the directory a model may lie: `ORGANISATION/MODEL`, and one more.
+const DEPTH: usize = 3;
+
+/// Special tokens from the end of a prompt that are tried as the end of one that was seen before.
+const CUTS: usize = 16;
+
+/// What is wrong with the files of `--tokenizer-dir`.
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    /// It cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file or directory.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// It is no tokenizer, or its configuration is none.
+    #[error("{}: {cause}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        cause: String,
+    },
+    /// There is nothing.
+    #[error("{} has no MODEL/tokenizer.json: put each model's files into a folder of its name", .0.display())]
+    Empty(PathBuf),
+}
+
+/// All tokenizers by model.
+#[derive(Debug, Default)]
+pub(super) struct Files(HashMap<String, Arc<Model>>);
+
+/// What one model makes of a prompt.
+pub(super) struct Model {
+    tokenizer: Tokenizer,
+    template: Option<Template>,
+    /// Of several templates, the one for requests with tools.
+    tool_template: Option<Template>,
+    /// Special tokens behind which the text begins anew; none where something looks across.
+    cuts: Vec<String>,
+    cache: Mutex<Cache>,
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Model").field("template", &self.template).finish_non_exhaustive()
+    }
+}
+
+impl Files {
+    pub(super) fn open(directory: &Path) -> Result<Self, FilesError> {
+        let mut models = HashMap::new();
+        let mut waiting = vec![(directory.to_owned(), String::new(), 0)];
+        while let Some((folder, name, depth)) = waiting.pop() {
+            let read = |source| FilesError::Read { path: folder.clone(), source };
+            if depth > 0 && folder.join("tokenizer.json").is_file() {
+                info!(model = name, "A tokenizer was read.");
+                models.insert(name, Arc::new(Model::open(&folder)?));
+                continue;
+            }
+            for entry in std::fs::read_dir(&folder).map_err(read)? {
+                let path = entry.map_err(read)?.path();
+                let file = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                // Hidden ones hold what a ConfigMap's links point to.
+                if depth < DEPTH && path.is_dir() && !file.is_empty() && !file.starts_with('.') {
+                    let name = if name.is_empty() { file.to_owned() } else { format!("{name}/{file}") };
+                    waiting.push((path, name, depth + 1));
+                }
+            }
+        }
+        if models.is_empty() { Err(FilesError::Empty(directory.to_owned())) } else { Ok(Self(models)) }
+    }
+
+    pub(super) fn model(&self, name: &str) -> Option<&Arc<Model>> {
+        self.0.get(name)
+    }
+}
+
+/// What is used of `tokenizer_config.json`.
+#[derive(Default, Deserialize)]
+struct Config {
+    chat_template: Option<Templates>,
+    added_tokens_decoder: Option<BTreeMap<String, Token>>,
+    #[serde(flatten)]
+    rest: BTreeMap<String, Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Templates {
+    One(String),
+    Named(Vec<Named>),
+}
+
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+    template: String,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Token {
+    Plain(String),
+    Added { content: String },
+}
+
+impl Token {
+    fn content(self) -> String {
+        match self {
+            Self::Plain(content) | Self::Added { content } => content,
+        }
+    }
+}
+
+impl Model {
+    fn open(folder: &Path) -> Result<Self, FilesError> {
+        let path = folder.join("tokenizer.json");
+        let bytes = read(&path)?.unwrap_or_default();
+        let content = |path: &Path, cause: String| FilesError::Content { path: path.to_owned(), cause };
+        let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(|error| content(&path, error.to_string()))?;
+        // As transformers does: a prompt is neither cut nor filled up.
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None).map_err(|error| content(&path, error.to_string()))?;
+        let json: Value = serde_json::from_slice(&bytes).map_err(|error| content(&path, error.to_string()))?;
+
+        let path = folder.join("tokenizer_config.json");
+        let config: Config = match read(&path)? {
+            Some(bytes) => serde_json::from_slice(&bytes).map_err(|error| content(&path, error.to_string()))?,
+            None => Config::default(),
+        };
+        if let Some(missing) = config
+            .added_tokens_decoder
+            .into_iter()
+            .flat_map(BTreeMap::into_values)
+            .map(Token::content)
+            .find(|token| tokenizer.token_to_id(token).is_none())
+        {
+            return Err(content(
+                &path,
+                format!("the token `{missing}` is not in tokenizer.json: save it with transformers"),
+            ));
+        }
+        let tokens = special_tokens(config.rest);
+        let compile = |source: &str| {
+            Template::new(source, &tokens).map_err(|error| content(folder, format!("the chat template: {error}")))
+        };
+        let (mut template, mut tool_template) = (None, None);
+        match config.chat_template {
+            Some(Templates::One(source)) => template = Some(compile(&source)?),
+            Some(Templates::Named(all)) => {
+                for Named { name, template: source } in all {
+                    match name.as_str() {
+                        "default" => template = Some(compile(&source)?),
+                        "tool_use" => tool_template = Some(compile(&source)?),
+                        _ => {}
+                    }
+                }
+            }
+            None => {}
+        }
+        let path = folder.join("chat_template.jinja");
+        if let Some(source) = read(&path)? {
+            let source = String::from_utf8(source).map_err(|error| content(&path, error.to_string()))?;
+            (template, tool_template) = (Some(compile(&source)?), None);
+        }
+        let cuts = if begins_anew(&json) { cuts(&tokenizer) } else { Vec::new() };
+        Ok(Self { tokenizer, template, tool_template, cuts, cache: Mutex::default() })
+    }
+
+    /// The ids of a prompt. Takes as long as the prompt is long.
+    pub(super) fn ids(&self, prompt: Prompt) -> Result<(Arc<[u32]>, Source), Why> {
+        let (text, special_tokens) = match prompt {
+            Prompt::Ids(ids) => return Ok((ids.into(), Source::Request)),
+            Prompt::Text { text, special_tokens } => (text, special_tokens),
+            Prompt::Chat(chat) => {
+                let tools = self.tool_template.as_ref().filter(|_| chat.tools.is_some());
+                let template = tools.or(self.template.as_ref());
+                let template = template.ok_or_else(|| Why::Template("the model has none".to_owned()))?;
+                let special_tokens = chat.special_tokens;
+                (chat::render(chat, template)?, special_tokens)
+            }
+        };
+        let whole = Key::of(&text, special_tokens);
+        if let Some(ids) = self.cache.lock().get(whole) {
+            return Ok((ids, Source::Cache));
+        }
+        let ids: Arc<[u32]> = match special_tokens {
+            true => self.encode(&text, true)?.into(),
+            false => self.encode_behind_cut(&text)?.into(),
+        };
+        self.cache.lock().put(whole, &ids);
+        Ok((ids, Source::Local))
+    }
+
+    /// Encodes what is new behind the last special token up to which the text was seen before.
+    fn encode_behind_cut(&self, text: &str) -> Result<Vec<u32>, Why> {
+        let mut ends: Vec<usize> = self
+            .cuts
+            .iter()
+            .flat_map(|cut| text.rmatch_indices(cut.as_str()).take(CUTS).map(|(at, cut)| at + cut.len()))
+            .collect();
+        ends.sort_unstable_by(|one, other| other.cmp(one));
+        ends.truncate(CUTS);
+        let key = |end: usize| Key::of(text.get(..end).unwrap_or_default(), false);
+        let known = ends.iter().find_map(|end| Some((*end, self.cache.lock().get(key(*end))?)));
+        let (mut from, mut ids) = known.map_or((0, Vec::new()), |(end, ids)| (end, ids.to_vec()));
+        if let Some(last) = ends.first().copied().filter(|last| *last > from) {
+            ids.extend(self.encode(text.get(from..last).unwrap_or_default(), false)?);
+            self.cache.lock().put(key(last), &ids.as_slice().into());
+            from = last;
+        }
+        ids.extend(self.encode(text.get(from..).unwrap_or_default(), false)?);
+        Ok(ids)
+    }
+
+    fn encode(&self, text: &str, special_tokens: bool) -> Result<Vec<u32>, Why> {
+        let encoding = self.tokenizer.encode_fast(text, special_tokens);
+        Ok(encoding.map_err(|error| Why::Tokenizer(error.to_string()))?.get_ids().to_vec())
+    }
+}
+
+/// The bytes of a file; `None` where there is none.
+fn read(path: &Path) -> Result<Option<Vec<u8>>, FilesError> {
+    let fail = |source| FilesError::Read { path: path.to_owned(), source };
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(fail(error)),
+        Ok(metadata) if metadata.len() > CAP => {
+            Err(FilesError::Content { path: path.to_owned(), cause: format!("more than {CAP} bytes") })
+        }
+        Ok(_) => std::fs::read(path).map(Some).map_err(fail),
+    }
+}
+
+/// `bos_token` and the like, which templates use by name.
+fn special_tokens(config: BTreeMap<String, Value>) -> BTreeMap<String, String> {
+    let token = |(name, value): (String, Value)| {
+        let token = name.ends_with("_token").then(|| serde_json::from_value::<Token>(value).ok()).flatten()?;
+        Some((name, token.content()))
+    };
+    config.into_iter().filter_map(token).collect()
+}
+
+/// Whether the tokenizer treats the text behind a special token as if nothing were before it, and as it
+/// treats the beginning of a text: byte-level ones without an added space do.
+fn begins_anew(tokenizer: &Value) -> bool {
+    let kind = |value: &Value| value.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let null = Value::Null;
+    let normalizer = tokenizer.get("normalizer").unwrap_or(&null);
+    let same_everywhere = normalizer.is_null() || ["NFC", "NFD", "NFKC", "NFKD"].contains(&kind(normalizer).as_str());
+    let mut byte_level = false;
+    let mut waiting = vec![tokenizer.get("pre_tokenizer").unwrap_or(&null)];
+    while let Some(part) = waiting.pop() {
+        match kind(part).as_str() {
+            "Sequence" => waiting.extend(part.get("pretokenizers").and_then(Value::as_array).into_iter().flatten()),
+            "ByteLevel" if part.get("add_prefix_space") != Some(&Value::Bool(false)) => return false,
+            "ByteLevel" => byte_level = true,
+            "Split" | "Digits" | "Punctuation" => {}
+            _ => return false,
+        }
+    }
+    same_everywhere && byte_level
+}
+
+/// Special tokens that end whatever is before them, wherever they stand.
+fn cuts(tokenizer: &Tokenizer) -> Vec<String> {
+    let all = tokenizer.get_added_tokens_decoder();
+    all.values()
+        .filter(|token| token.special && !(token.lstrip || token.rstrip || token.single_word || token.normalized))
+        .filter(|token| !token.content.is_empty())
+        .filter(|token| all.values().filter(|other| other.content.contains(&token.content)).count() == 1)
+        .map(|token| token.content.clone())
+        .collect()
+}

@@ -1,0 +1,36 @@
+//! How many prompts got token ids, from where, and why others did not.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+use super::{Source, Why};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    source: &'static str,
+    reason: &'static str,
+}
+
+/// Counts prompts by where their ids came from.
+#[derive(Debug, Default)]
+pub struct TokenMetrics {
+    prompts: Family<Labels, Counter>,
+}
+
+impl TokenMetrics {
+    /// Puts the counters into the registry.
+    pub fn register(&self, registry: &mut Registry) {
+        let help = "Prompts by where their token ids came from; of source none, by the reason: compared approximately";
+        registry.register("tokens", help, self.prompts.clone());
+    }
+
+    pub(super) fn found(&self, source: Source) {
+        self.prompts.get_or_create(&Labels { source: source.name(), reason: "" }).inc();
+    }
+
+    pub(super) fn missing(&self, why: &Why) {
+        self.prompts.get_or_create(&Labels { source: "none", reason: why.name() }).inc();
+    }
+}
