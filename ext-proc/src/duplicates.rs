@@ -51,6 +51,8 @@ struct Remembered {
     decision: Arc<Decision>,
     picked: Weak<Mutex<Picked>>,
     since: Instant,
+    /// The body is one that we made, and no stream has come with it yet.
+    made: bool,
 }
 
 impl Duplicates {
@@ -103,7 +105,7 @@ impl Duplicates {
         let picked = pick()?;
         let decision = Arc::clone(&picked.decision);
         let picked = Arc::new(Mutex::new(picked));
-        shard.remember(key, Remembered { decision, picked: Arc::downgrade(&picked), since: now });
+        shard.remember(key, Remembered { decision, picked: Arc::downgrade(&picked), since: now, made: false });
         Ok((picked, false))
     }
 
@@ -114,7 +116,18 @@ impl Duplicates {
         let decision = Arc::clone(&picked.lock().decision);
         let mut shard = shard.lock();
         shard.sweep(now, self.ttl, self.shard_capacity);
-        shard.remember(key, Remembered { decision, picked: Arc::downgrade(picked), since: now });
+        shard.remember(key, Remembered { decision, picked: Arc::downgrade(picked), since: now, made: true });
+    }
+
+    /// Whether a stream whose key is `key` is the first to come with a body that we made, while the one
+    /// that it was made for still lives: then it is the next filter of the same request, and what is in
+    /// the body was not used yet. True once.
+    pub fn passed_on(&self, key: Key) -> bool {
+        let Some(shard) = self.shard(key) else { return false };
+        let mut shard = shard.lock();
+        let Some(entry) = shard.entries.get_mut(&key) else { return false };
+        // The caller's own stream is one, the one before it another.
+        std::mem::take(&mut entry.made) && entry.picked.strong_count() > 1
     }
 
     /// Forgets a request whose answer failed: a retry deserves a new decision.

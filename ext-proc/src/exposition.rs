@@ -16,6 +16,10 @@ pub(crate) struct Reading {
     pub(crate) first_token: Option<Total>,
     /// Time per output token since the engine's start.
     pub(crate) output_token: Option<Total>,
+    /// Time that requests spent in prefill since the engine's start.
+    pub(crate) prefill: Option<Total>,
+    /// Prompt tokens that were computed since then, and not found in a cache.
+    pub(crate) computed_tokens: Option<f64>,
 }
 
 /// A histogram's sum, in seconds, and its count; of all series together.
@@ -65,6 +69,8 @@ pub(crate) fn scan(text: &str) -> Reading {
     let (mut kv_usage, mut old_kv_usage) = (Series::default(), Series::default());
     let mut first_token = Histogram::default();
     let (mut output_token, mut old_output_token) = (Histogram::default(), Histogram::default());
+    let mut prefill = Histogram::default();
+    let (mut prompt_tokens, mut cached_tokens) = (Series::default(), Series::default());
     for line in text.split('\n') {
         let Some(family) = line.strip_prefix("vllm:").or_else(|| line.strip_prefix("sglang:")) else { continue };
         let end = family.find(['{', ' ', '\t']).unwrap_or(family.len());
@@ -80,6 +86,10 @@ pub(crate) fn scan(text: &str) -> Reading {
             "inter_token_latency_seconds_count" => &mut output_token.count,
             "time_per_output_token_seconds_sum" => &mut old_output_token.sum,
             "time_per_output_token_seconds_count" => &mut old_output_token.count,
+            "request_prefill_time_seconds_sum" => &mut prefill.sum,
+            "request_prefill_time_seconds_count" => &mut prefill.count,
+            "prompt_tokens_total" => &mut prompt_tokens,
+            "prefix_cache_hits_total" | "external_prefix_cache_hits_total" => &mut cached_tokens,
             _ => continue,
         };
         if let Some(value) = value(rest) {
@@ -92,6 +102,8 @@ pub(crate) fn scan(text: &str) -> Reading {
         kv_usage: kv_usage.mean().or_else(|| old_kv_usage.mean()).map(|share| share.clamp(0.0, 1.0)),
         first_token: first_token.total(),
         output_token: output_token.total().or_else(|| old_output_token.total()),
+        prefill: prefill.total(),
+        computed_tokens: prompt_tokens.sum().map(|tokens| (tokens - cached_tokens.sum().unwrap_or_default()).max(0.0)),
     }
 }
 
@@ -139,11 +151,18 @@ vllm:time_to_first_token_seconds_sum{engine="0",model_name="tiny"} 0.5
 vllm:time_to_first_token_seconds_created{engine="0",model_name="tiny"} 1.79e+09
 vllm:inter_token_latency_seconds_count{engine="0",model_name="tiny"} 14.0
 vllm:inter_token_latency_seconds_sum{engine="0",model_name="tiny"} 0.07
+vllm:request_prefill_time_seconds_count{engine="0",model_name="tiny"} 4.0
+vllm:request_prefill_time_seconds_sum{engine="0",model_name="tiny"} 0.25
+vllm:prompt_tokens_total{engine="0",model_name="tiny"} 1000.0
+vllm:prefix_cache_hits_total{engine="0",model_name="tiny"} 300.0
+vllm:external_prefix_cache_hits_total{engine="0",model_name="tiny"} 100.0
 "#;
         let reading = scan(page);
         assert_eq!((reading.waiting, reading.running, reading.kv_usage), (Some(2.0), Some(3.0), Some(0.25)));
         assert_eq!(reading.first_token, Some(Total { seconds: 0.5, count: 4.0 }));
         assert_eq!(reading.output_token, Some(Total { seconds: 0.07, count: 14.0 }));
+        assert_eq!(reading.prefill, Some(Total { seconds: 0.25, count: 4.0 }));
+        assert_eq!(reading.computed_tokens, Some(600.0));
     }
 
     #[test]

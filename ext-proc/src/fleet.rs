@@ -208,10 +208,13 @@ impl Picked {
         }
     }
 
-    /// The prefill call goes to another endpoint: load moves there. Nothing once prefill has ended.
+    /// The prefill call goes to this endpoint: load moves there, or begins there when the request is
+    /// prefilled once more.
     pub fn prefill_at(&mut self, endpoint: &Endpoint) {
-        if let Some(prefill) = &mut self.prefill {
-            prefill.move_to(&endpoint.load);
+        let tokens = self.decision.disaggregation.as_ref().map_or(0, |disaggregation| disaggregation.uncached_tokens);
+        match &mut self.prefill {
+            Some(prefill) => prefill.move_to(&endpoint.load),
+            None => self.prefill = Some(endpoint.load.begin(tokens)),
         }
     }
 

@@ -189,6 +189,7 @@ impl Scraper {
                         kv_usage: answer.reading.kv_usage,
                         time_to_first_token: seen.time_to_first_token,
                         time_per_output_token: seen.time_per_output_token,
+                        prefilled: seen.prefilled,
                         models: target.models.clone(),
                         in_flight_then: answer.in_flight_then,
                     },

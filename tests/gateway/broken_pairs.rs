@@ -129,11 +129,8 @@ async fn a_request_that_prefill_refuses_gets_decodes_own_answer_and_no_second_tr
 
 #[tokio::test]
 async fn a_request_without_prefill_is_refused_where_that_is_configured() {
-    let scratch = tests::scratch::Scratch::new("profile").unwrap();
-    let profile = scratch.file("routerConfiguration.yaml");
-    std::fs::write(&profile, "disaggregation:\n  whenNoPrefill: refuse\n").unwrap();
-    let flags = vec![("--scheduler-config", profile.display().to_string())];
-    let pairs = Plan { flags, ..Plan::default() }.start().await;
+    let profile = Some("disaggregation:\n  whenNoPrefill: refuse\n");
+    let pairs = Plan { profile, ..Plan::default() }.start().await;
     pairs.prefill().set_fault(Fault::Status(500));
     let (_envoy, client) = pairs.behind(Body::FullDuplex).await;
     let reply = client.complete("m", &long_prompt("nina")).send().await.unwrap();

@@ -7,6 +7,7 @@ use tests::engine::{Engine, EngineConfig, Received, Transfers};
 use tests::envoy::Envoy;
 use tests::picker::{Picker, PickerOptions};
 use tests::poll;
+use tests::scratch::Scratch;
 use tests::shapes::plain::{self, Body};
 use tests::shapes::{GatewayConfig, Pool};
 
@@ -22,6 +23,8 @@ pub(crate) struct Plan {
     pub(crate) vary: fn(&mut Value),
     pub(crate) decode_labels: Value,
     pub(crate) flags: Vec<(&'static str, String)>,
+    /// The scheduler's configuration.
+    pub(crate) profile: Option<&'static str>,
     pub(crate) traces: Option<String>,
 }
 
@@ -35,6 +38,7 @@ impl Default for Plan {
             vary: |_| {},
             decode_labels: json!({}),
             flags: Vec::new(),
+            profile: None,
             traces: None,
         }
     }
@@ -47,6 +51,7 @@ pub(crate) struct Pairs {
     pub(crate) decodes: Vec<Vec<Engine>>,
     pub(crate) picker: Picker,
     _config: ConfigDir,
+    _scratch: Scratch,
 }
 
 impl Plan {
@@ -68,10 +73,16 @@ impl Plan {
         for (flag, value) in self.flags {
             options = options.flag(flag, value);
         }
+        let scratch = Scratch::new("profile").unwrap();
+        if let Some(profile) = self.profile {
+            let file = scratch.file("routerConfiguration.yaml");
+            std::fs::write(&file, profile).unwrap();
+            options = options.flag("--scheduler-config", file.display());
+        }
         if let Some(endpoint) = self.traces {
             options = options.traces(&endpoint);
         }
-        Pairs { prefills, decodes, picker: options.start().await.unwrap(), _config: config }
+        Pairs { prefills, decodes, picker: options.start().await.unwrap(), _config: config, _scratch: scratch }
     }
 }
 

@@ -5,10 +5,13 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use tests::engine::{Engine, EngineConfig};
 use tests::otlp_sink::{OtlpSink, Span};
-use tests::shapes::plain::Body;
+use tests::shapes::plain::{self, Body};
 
 use crate::pair_world::{Plan, body, last_body};
-use crate::world::{MODEL, SOON, long_prompt};
+use crate::world::{MODEL, SOON, envoy, long_prompt};
+
+/// Prefill runs apart also when decode holds the prompt.
+const ALWAYS: &str = "disaggregation:\n  minUncachedTokens: 0\n";
 
 /// Numbers that no type holds, an order of keys and spaces: all of it must arrive. `seed` makes the
 /// prompt one of its own.
@@ -123,15 +126,35 @@ async fn pairs_are_of_one_group_and_both_groups_work() {
 /// An engine would not notice: parameters that were used before point at blocks that are somebody else's.
 #[tokio::test]
 async fn a_repeated_request_is_prefilled_anew() {
-    let pairs = Plan::default().start().await;
+    // Slow enough that all three are under way at once: later it would be another request.
+    let mut slow = EngineConfig::timed(MODEL, 1.0);
+    slow.timing.prefill_tokens_per_second = 1000.0;
+    let pairs = Plan { prefill: slow, ..Plan::default() }.start().await;
     let (_envoy, client) = pairs.behind(Body::FullDuplex).await;
     let prompt = long_prompt("carol");
-    for turn in 1..=3 {
-        let reply = client.complete("m", &prompt).request_id("the-same").send().await.unwrap();
-        assert_eq!(reply.status, 200);
-        pairs.assert_transferred(turn);
+    let ask = || client.complete("m", &prompt).request_id("the-same").send();
+    for reply in futures_util::future::join_all([ask(), ask(), ask()]).await {
+        assert_eq!(reply.unwrap().status, 200);
     }
+    pairs.assert_transferred(3);
     pairs.assert_idle().await;
+}
+
+/// As in Envoy AI Gateway, which has a filter for each rule: the second sees the body that decode gets.
+#[tokio::test]
+async fn two_filters_make_one_prefill() {
+    let pairs = Plan { profile: Some(ALWAYS), ..Plan::default() }.start().await;
+    for (turn, mode) in (1..).zip(Body::VISIBLE) {
+        let config = plain::config(&pairs.pool(), mode).vary(|config| {
+            let filters = config.manager()["http_filters"].as_array_mut().unwrap();
+            filters.insert(0, filters[0].clone());
+        });
+        let (_envoy, client) = envoy(config).await;
+        let reply = client.complete("m", &long_prompt("kim")).send().await.unwrap();
+        assert_eq!(reply.status, 200, "{mode:?}: {}", reply.text());
+        pairs.assert_transferred(turn);
+        pairs.assert_idle().await;
+    }
 }
 
 #[tokio::test]
@@ -183,12 +206,12 @@ async fn sglangs_prefill_and_decode_meet_in_a_fresh_room() {
         spec["inferenceEngine"] = "SGLang".into();
         spec.as_object_mut().unwrap().remove("kvConnector");
     };
-    let pairs = Plan { vary, ..Plan::default() }.start().await;
+    let pairs = Plan { vary, profile: Some(ALWAYS), ..Plan::default() }.start().await;
     let (_envoy, client) = pairs.behind(Body::FullDuplex).await;
-    let prompt = long_prompt("grace");
     let mut rooms = BTreeSet::new();
     for turn in 1..=3 {
-        let reply = client.complete("m", &prompt).request_id("the-same").send().await.unwrap();
+        let prompt = long_prompt(&format!("grace {turn}"));
+        let reply = client.complete("m", &prompt).send().await.unwrap();
         assert_eq!(reply.status, 200, "{}", reply.text());
         let decode: Value = serde_json::from_str(&last_body(pairs.decode())).unwrap();
         rooms.extend(decode["bootstrap_room"].as_u64());

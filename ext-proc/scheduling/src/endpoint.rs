@@ -62,6 +62,9 @@ pub struct Gauges {
     pub time_to_first_token: Option<Duration>,
     /// Mean time per output token between the last two scrapes that saw one.
     pub time_per_output_token: Option<Duration>,
+    /// Prompt tokens computed between the last two scrapes, and the time that their requests spent in
+    /// prefill (`vllm:prompt_tokens_total` without cache hits, `vllm:request_prefill_time_seconds`).
+    pub prefilled: Option<(u64, Duration)>,
     /// Model ids that the engine serves (`/v1/models`), adapters included; `None` when unknown.
     pub models: Option<Arc<[Arc<str>]>>,
     /// This picker's own in-flight count at the moment of the scrape. What the engine reported

@@ -60,9 +60,8 @@ impl Load {
     /// Counts one request of `uncached_tokens` until the guard is dropped.
     pub fn begin(self: &Arc<Self>, uncached_tokens: u32) -> InFlight {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        let before = self.uncached_tokens.fetch_add(u64::from(uncached_tokens), Ordering::Relaxed);
-        let to_compute = before + u64::from(uncached_tokens);
-        InFlight { load: Arc::clone(self), uncached_tokens, to_compute }
+        self.uncached_tokens.fetch_add(u64::from(uncached_tokens), Ordering::Relaxed);
+        InFlight { load: Arc::clone(self), uncached_tokens }
     }
 }
 
@@ -72,8 +71,6 @@ impl Load {
 pub struct InFlight {
     load: Arc<Load>,
     uncached_tokens: u32,
-    /// Prompt tokens that the endpoint had to compute when the request began, its own included.
-    to_compute: u64,
 }
 
 impl InFlight {
@@ -81,17 +78,6 @@ impl InFlight {
     pub fn move_to(&mut self, load: &Arc<Load>) {
         if !Arc::ptr_eq(&self.load, load) {
             *self = load.begin(self.uncached_tokens);
-        }
-    }
-
-    /// The first token came, `took` after the request began: its prompt is computed, which tells how fast
-    /// the endpoint is and waits for no more. Only the first call counts, and none of a request whose
-    /// prompt was cached.
-    pub fn first_token(&mut self, took: Duration) {
-        if self.uncached_tokens > 0 {
-            self.load.rates.observe_prefill(self.to_compute, took);
-            self.load.uncached_tokens.fetch_sub(u64::from(self.uncached_tokens), Ordering::Relaxed);
-            self.uncached_tokens = 0;
         }
     }
 
@@ -128,21 +114,5 @@ mod tests {
         assert_eq!((other.requests(), other.uncached_tokens()), (1, 9));
         drop(request);
         assert_eq!((other.requests(), other.uncached_tokens()), (0, 0));
-    }
-
-    #[test]
-    fn a_first_token_ends_the_wait_for_its_prompt_and_tells_the_rate_once() {
-        let load = Arc::new(Load::default());
-        let before = load.begin(7_000);
-        let mut own = load.begin(1_000);
-        own.first_token(Duration::from_secs(1));
-        assert_eq!((load.requests(), load.uncached_tokens()), (2, 7_000));
-        let learned = load.rates().speed().prefill;
-        assert_eq!(learned, 14_400.0, "8,000 tokens in a second, a fifth of the way from 16,000");
-        own.first_token(Duration::from_secs(100));
-        assert_eq!(load.rates().speed().prefill, learned);
-        drop(own);
-        drop(before);
-        assert_eq!((load.requests(), load.uncached_tokens()), (0, 0));
     }
 }

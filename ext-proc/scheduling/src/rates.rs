@@ -60,8 +60,7 @@ impl Rates {
         }
     }
 
-    /// A first token came `took` after its request began, and until then the endpoint had `tokens` prompt
-    /// tokens to compute: those of the request and those that were queued before it.
+    /// The endpoint computed `tokens` prompt tokens, and their requests spent `took` in prefill.
     pub fn observe_prefill(&self, tokens: u64, took: Duration) {
         let rate = tokens as f32 / took.as_secs_f32();
         if tokens >= LEAST_TOKENS && rate.is_finite() {

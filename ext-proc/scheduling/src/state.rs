@@ -234,6 +234,9 @@ impl State {
         if let Some(step) = gauges.time_per_output_token {
             known.endpoint.load.rates().observe_decode(step);
         }
+        if let Some((tokens, took)) = gauges.prefilled {
+            known.endpoint.load.rates().observe_prefill(tokens, took);
+        }
         known.endpoint = Arc::new(Endpoint { gauges: Some(Arc::new(gauges)), ..Endpoint::clone(&known.endpoint) });
         let mut snapshot = Snapshot::clone(&self.snapshot);
         for name in &known.pools {

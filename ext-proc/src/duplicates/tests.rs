@@ -100,6 +100,22 @@ fn a_request_goes_by_its_changed_body_too() {
 }
 
 #[test]
+fn a_body_that_was_made_is_passed_on_once_and_only_while_its_stream_lives() {
+    let (fleet, duplicates, now) = (fleet(&[ONE]), Duplicates::new(TTL, 100), Instant::now());
+    let (first, _) = ask(&duplicates, &fleet, key(&duplicates, "id"), now);
+    let changed = |body: &[u8]| duplicates.key(&pool(), "id", "/v1/completions", body);
+    duplicates.also(changed(b"one"), now, &first);
+    duplicates.also(changed(b"two"), now, &first);
+    assert!(!duplicates.passed_on(key(&duplicates, "id")), "the client's own body");
+    let (next, _) = ask(&duplicates, &fleet, changed(b"one"), now);
+    assert!(duplicates.passed_on(changed(b"one")));
+    assert!(!duplicates.passed_on(changed(b"one")), "it may be used by now");
+    drop((first, next));
+    let (_late, repeated) = ask(&duplicates, &fleet, changed(b"two"), now);
+    assert!(repeated && !duplicates.passed_on(changed(b"two")));
+}
+
+#[test]
 fn a_forgotten_request_is_picked_for_anew() {
     let (fleet, duplicates, now) = (fleet(&[ONE]), Duplicates::new(TTL, 100), Instant::now());
     let key = key(&duplicates, "id");

@@ -18,7 +18,10 @@ fn pick(fleet: &Fleet) -> Picked {
     };
     let content = Content::Parsed(body);
     fleet
-        .pick(&pool(), &Request { id: "id", path: "/", headers: &headers, content, subset: None, tokens: None })
+        .pick(
+            &pool(),
+            &Request { id: "id", path: "/v1/completions", headers: &headers, content, subset: None, tokens: None },
+        )
         .unwrap()
 }
 
@@ -45,7 +48,7 @@ fn a_pick_counts_prompt_tokens_at_prefill_until_prefill_is_done() {
     picked.prefill_done();
     assert_eq!(in_flight(&fleet), counted(None));
     picked.prefill_at(&prefills[0]);
-    assert_eq!(in_flight(&fleet), counted(None), "what has ended cannot be moved");
+    assert_eq!(in_flight(&fleet), counted(Some(first)), "a repeated request is prefilled once more");
     drop(picked);
     assert_eq!(in_flight(&fleet), [(1, 0, 0), (2, 0, 0), (3, 0, 0)]);
 }

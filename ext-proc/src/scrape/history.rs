@@ -10,6 +10,7 @@ pub(super) struct History {
     last: Option<(u32, u32)>,
     first_token: Latency,
     output_token: Latency,
+    prefill: Option<(Total, f64)>,
 }
 
 /// What a scrape says in the light of the ones before it.
@@ -19,6 +20,8 @@ pub(super) struct Seen {
     pub(super) running: u32,
     pub(super) time_to_first_token: Option<Duration>,
     pub(super) time_per_output_token: Option<Duration>,
+    /// Prompt tokens computed since the last scrape, and the time of the requests whose they were.
+    pub(super) prefilled: Option<(u64, Duration)>,
     /// Whether anything moved since the last scrape.
     pub(super) changed: bool,
 }
@@ -34,8 +37,20 @@ impl History {
             running,
             time_to_first_token: self.first_token.mean,
             time_per_output_token: self.output_token.mean,
+            prefilled: self.prefilled(reading),
             changed: requests || first_token || output_token,
         }
+    }
+}
+
+impl History {
+    fn prefilled(&mut self, reading: &Reading) -> Option<(u64, Duration)> {
+        let now = reading.prefill.zip(reading.computed_tokens);
+        let ((before, tokens_before), (time, tokens)) = std::mem::replace(&mut self.prefill, now).zip(now)?;
+        // An engine that was started again counts from zero: its next scrape tells.
+        let took = Duration::try_from_secs_f64(time.seconds - before.seconds).ok().filter(|took| !took.is_zero())?;
+        let tokens = u64::from(whole(Some(tokens - tokens_before).filter(|tokens| *tokens > 0.0)));
+        (tokens > 0).then_some((tokens, took))
     }
 }
 
@@ -98,6 +113,21 @@ mod tests {
     fn a_restarted_engine_counts_from_zero() {
         assert_eq!(mean_after(&[(100.0, 10.0), (1.0, 4.0)]), Some(Duration::from_millis(250)));
         assert_eq!(mean_after(&[(100.0, 10.0), (0.0, 0.0)]), None);
+    }
+
+    #[test]
+    fn what_was_prefilled_is_that_between_two_scrapes_of_one_engine() {
+        let mut history = History::default();
+        let mut prefilled = |seconds, tokens| {
+            let prefill = Some(Total { seconds, count: 1.0 });
+            history.take_in(&Reading { prefill, computed_tokens: Some(tokens), ..Reading::default() }).prefilled
+        };
+        assert_eq!(prefilled(10.0, 9_000.0), None);
+        assert_eq!(prefilled(10.5, 13_000.0), Some((4_000, Duration::from_millis(500))));
+        assert_eq!(prefilled(10.5, 13_000.0), None, "nothing was computed");
+        assert_eq!(prefilled(0.0, 0.0), None, "another process");
+        assert_eq!(prefilled(1.0, 500.0), Some((500, Duration::from_secs(1))));
+        assert_eq!(history.take_in(&Reading::default()).prefilled, None);
     }
 
     #[test]

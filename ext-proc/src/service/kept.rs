@@ -1,4 +1,4 @@
-//! What one exchange keeps between its messages.
+//! What a stream keeps of its request and of the answer that it gave.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,7 +7,6 @@ use scheduling::{Decision, Headers, PoolName, RefusalKind, Subset};
 
 use crate::duplicates::{self, Key};
 use crate::from_proto::WireHeaders;
-use crate::prefill::Running;
 
 /// What is kept of the request's headers message.
 pub(super) struct RequestHead {
@@ -19,10 +18,12 @@ pub(super) struct RequestHead {
     pub(super) subset: Option<Subset>,
 }
 
-/// A decision whose prefill is being made. Dropping it cancels the prefill.
-pub(super) struct Waiting {
-    pub(super) answered: Answered,
-    pub(super) prefill: Running,
+impl RequestHead {
+    /// The path without its query.
+    pub(super) fn path(&self) -> &str {
+        let path = self.headers.get(":path").unwrap_or_default();
+        path.split_once('?').map_or(path, |(path, _)| path)
+    }
 }
 
 /// What is kept of a decision that was sent.
@@ -42,14 +43,6 @@ pub(super) struct Answered {
     pub(super) responded: bool,
     /// The response was complete with its headers, as far as the engine's work goes.
     pub(super) whole_response: bool,
-}
-
-impl RequestHead {
-    /// The path without its query.
-    pub(super) fn path(&self) -> &str {
-        let path = self.headers.get(":path").unwrap_or_default();
-        path.split_once('?').map_or(path, |(path, _)| path)
-    }
 }
 
 impl Answered {

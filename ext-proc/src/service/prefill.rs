@@ -48,13 +48,16 @@ pub(super) struct Asked<'a> {
     pub(super) body: &'a [u8],
     /// What is left of the exchange's time.
     pub(super) left: Duration,
+    /// The body is the one that an earlier filter of this very request was given for decode.
+    pub(super) passed_on: bool,
     /// The decision's accounts.
     pub(super) picked: &'a duplicates::Shared,
 }
 
 /// What `decision` means for a request that it has a word about prefill for.
 ///
-/// A repetition of a request makes its own prefill: what the first one transferred may be consumed.
+/// A repetition of a request makes its own prefill: what the first one transferred may be consumed. Only
+/// the next filter behind the one that spliced passes its body on.
 pub(super) fn plan(shared: &Shared, decision: &Decision, asked: &Asked<'_>, observer: &mut ExchangeObserver) -> Plan {
     let Some(disaggregation) = &decision.disaggregation else { return Plan::Alone(None) };
     let model = decision.rewrite_model.as_deref();
@@ -84,6 +87,9 @@ pub(super) fn plan(shared: &Shared, decision: &Decision, asked: &Asked<'_>, obse
     };
     if disaggregation.sidecar {
         return Plan::Sidecar { body: split.decode(&[]), prefiller: first.address.to_string() };
+    }
+    if asked.passed_on {
+        return Plan::Alone(None);
     }
     let room = rand::rng().random::<u64>() >> 1;
     let transfer = connector.transfer(first.address.ip(), room);

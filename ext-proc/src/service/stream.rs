@@ -18,7 +18,7 @@ use tracing::Instrument;
 
 use super::Shared;
 use super::answer::answer;
-use super::kept::{Answered, RequestHead, Waiting};
+use super::kept::{Answered, RequestHead};
 use super::prefill::{self, Asked, Plan};
 use super::tokens::{InTokens, Tokenizing, tokens_for};
 use crate::exchange::{Exchange, Input, Message, ProtocolError, Rules, Seen, Step};
@@ -60,6 +60,12 @@ pub struct ProcessStream {
     alongside: Option<Running>,
     served: Option<Answered>,
     finished: bool,
+}
+
+/// A decision whose prefill is being made. Dropping it cancels the prefill.
+struct Waiting {
+    answered: Answered,
+    prefill: Running,
 }
 
 impl std::fmt::Debug for ProcessStream {
@@ -295,7 +301,9 @@ impl ProcessStream {
         self.observer.decided(Ok(&decision), duplicate);
         if decision.disaggregation.is_some() {
             let left = self.deadline.saturating_duration_since(now);
-            let asked = Asked { id: &head.id, path, headers: &head.headers, seen, body, left, picked: &picked };
+            let passed_on = duplicate && key.is_some_and(|key| shared.duplicates.passed_on(key));
+            let asked =
+                Asked { id: &head.id, path, headers: &head.headers, seen, body, left, picked: &picked, passed_on };
             let plan = prefill::plan(shared, &decision, &asked, &mut self.observer);
             return Ok((Answered::new(picked, decision, key, now), plan));
         }

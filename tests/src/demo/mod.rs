@@ -23,7 +23,7 @@ use traffic::{Conversation, Kind, Outcome};
 
 /// The demo's flags.
 #[derive(Clone, Debug, clap::Parser)]
-#[command(name = "demo", about = "A real Envoy asks the picker about six simulated engines, on this machine only")]
+#[command(name = "demo", about = "A real Envoy asks the picker about simulated engines, on this machine only")]
 pub struct Options {
     /// Leave everything running at the end, until Ctrl-C.
     #[arg(long)]
@@ -50,7 +50,8 @@ pub async fn run(options: &Options) -> Result<()> {
     let started = Instant::now();
     crate::envoy::binary().await?;
     crate::picker::binary().await?;
-    say("starting six simulated vLLM engines (a test fixture: real API, made-up words), the picker and Envoy 1.40");
+    say("starting simulated vLLM engines (a test fixture: real API, made-up words), the picker and Envoy 1.40:");
+    say("  six for two models, the same for round robin, and two prefill/decode pairs for a third model");
     let stage = Stage::start().await?;
     let Options { keep, conversations, turns, at_once, seed } = options.clone();
     let plan = traffic::plan(conversations.into(), turns.into(), seed);
@@ -69,6 +70,12 @@ pub async fn run(options: &Options) -> Result<()> {
     print(&report::decision(shown));
     section("The same request as a trace");
     print(&waterfall(&stage, shown).await?);
+
+    let pair = paired(&stage, &explain, seed).await?;
+    section("A prompt that one engine reads and another answers: prefill and decode");
+    print(&report::decision(&pair));
+    section("Its trace: the picker's own call comes first");
+    print(&waterfall(&stage, &pair).await?);
 
     section("Result");
     for line in &wrong {
@@ -159,6 +166,20 @@ fn wrong(outcomes: &[Outcome], decisions: &BTreeMap<String, DecisionRecord>) -> 
     wrong.collect()
 }
 
+/// One long prompt for the model that is served by pairs, and its decision.
+async fn paired(stage: &Stage, explain: &ExplainClient<Channel>, seed: u64) -> Result<DecisionRecord> {
+    let client = Client::new(stage.envoy.listener("deepseek"));
+    let outcome = traffic::long_chat(&client, "deepseek", stage::PAIRED, seed).await?;
+    let decision = decisions(explain, std::slice::from_ref(&outcome)).await?.remove(&outcome.id);
+    let decision = decision.context("no decision")?;
+    let apart = decision.disaggregation.as_ref().is_some_and(|it| it.verdict == "disaggregate");
+    let served = outcome.reply.engine().map(|engine| engine.to_string());
+    if outcome.reply.status != 200 || !apart || served.as_ref() != Some(&decision.endpoint) {
+        bail!("the pair did not answer: {} by {served:?}, {decision:#?}", outcome.reply.status);
+    }
+    Ok(decision)
+}
+
 /// A streamed answer with a choice to explain: the longest cached prefix among several candidates.
 fn worth_showing<'a>(
     outcomes: &[Outcome],
@@ -172,23 +193,20 @@ fn worth_showing<'a>(
     records.max_by_key(|record| (removed(record), matched(record), busy(record)))
 }
 
-/// The trace of a decision's request, once all three have sent their spans.
+/// The trace of a decision's request, once all three have sent their spans: children end, and come, first.
 async fn waterfall(stage: &Stage, record: &DecisionRecord) -> Result<String> {
     let trace = &record.trace_id;
-    stage
-        .sink
-        .wait_for(Duration::from_secs(15), |spans| {
-            let of_trace =
-                |service: &str| spans.iter().any(|span| span.trace_id == *trace && span.service.contains(service));
-            ["envoy", "kthena", "engine"].iter().all(|service| of_trace(service)).then_some(())
-        })
-        .await
-        .with_context(|| format!("the trace {trace} of {} is not complete", record.request_id))?;
-    let tree = stage.sink.tree(trace);
-    if tree.roots() != 1 {
-        bail!("the trace {trace} is not one tree:\n{}", tree.waterfall(60));
-    }
-    Ok(tree.waterfall(60))
+    let what = format!("the trace {trace} as one tree");
+    let whole = poll::until(&what, Duration::from_secs(15), async || {
+        let tree = stage.sink.tree(trace);
+        let told = |service: &str| tree.rows().iter().any(|(_, span)| span.service.contains(service));
+        (tree.roots() == 1 && ["envoy", "kthena", "engine"].into_iter().all(told)).then_some(tree)
+    });
+    let whole = whole.await.with_context(|| {
+        let tree = stage.sink.tree(trace);
+        format!("the trace of {} is not one tree:\n{}", record.request_id, tree.waterfall(60))
+    });
+    Ok(whole?.waterfall(60))
 }
 
 /// `--keep`: says where everything is and waits for Ctrl-C.

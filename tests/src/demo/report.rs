@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use proto::picker_v1::DecisionRecord;
+use proto::picker_v1::{Candidate, DecisionRecord, Filter, Scorer};
 
 use super::traffic::Outcome;
 
@@ -72,19 +72,31 @@ pub fn decision(record: &DecisionRecord) -> String {
     if !record.route.is_empty() {
         let _ = writeln!(text, "  route   {} -> ModelServer {}", record.route, record.model_server);
     }
-    for filter in &record.filters {
+    considered(&mut text, &record.filters, &record.scorers, &record.candidates, record.blocks);
+    let _ = writeln!(text, "  why     {}", record.reason);
+    if let Some(prefill) = &record.disaggregation {
+        let _ = writeln!(text, "  prefill over {}", prefill.connector);
+        considered(&mut text, &prefill.filters, &prefill.scorers, &prefill.candidates, record.blocks);
+        let _ = writeln!(text, "  why     {}", prefill.reason);
+    }
+    text
+}
+
+/// Filters, and candidates with what each scorer gave them.
+fn considered(text: &mut String, filters: &[Filter], scorers: &[Scorer], candidates: &[Candidate], blocks: u32) {
+    for filter in filters {
         let _ = writeln!(text, "  filter  {:<16} {} -> {} candidates", filter.name, filter.before, filter.after);
     }
     let _ = write!(text, "  {:<22} {:<16} {:>9} {:>7}", "candidate", "pod", "in flight", "prefix");
-    for scorer in &record.scorers {
+    for scorer in scorers {
         let _ = write!(text, " {:>16}", format!("{} x{}", scorer.name, scorer.weight));
     }
     let _ = writeln!(text, " {:>7}", "total");
-    let mut candidates: Vec<_> = record.candidates.iter().collect();
-    candidates.sort_by_key(|candidate| (candidate.rank.unwrap_or(u32::MAX), candidate.address.clone()));
-    for candidate in candidates {
+    let mut ranked: Vec<_> = candidates.iter().collect();
+    ranked.sort_by_key(|candidate| (candidate.rank.unwrap_or(u32::MAX), candidate.address.clone()));
+    for candidate in ranked {
         let mark = if candidate.rank == Some(0) { '>' } else { ' ' };
-        let prefix = format!("{}/{}", candidate.matched_blocks, record.blocks);
+        let prefix = format!("{}/{}", candidate.matched_blocks, blocks);
         let _ = write!(
             text,
             "{mark} {:<22} {:<16} {:>9} {prefix:>7}",
@@ -103,8 +115,6 @@ pub fn decision(record: &DecisionRecord) -> String {
             let _ = writeln!(text, "   removed by {}", candidate.removed_by);
         }
     }
-    let _ = writeln!(text, "  why     {}", record.reason);
-    text
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use crate::config_dir::ConfigDir;
+use crate::config_dir::{ConfigDir, Group};
 use crate::engine::{Engine, EngineConfig};
 use crate::envoy::Envoy;
 use crate::otlp_sink::OtlpSink;
@@ -19,7 +19,7 @@ const ADAPTER: &str = "sql-adapter";
 /// Blocks in each engine's prefix cache, of 16 tokens: less than all conversations need together.
 const CACHE_BLOCKS: usize = 700;
 
-/// Six engines: four for one model, two of them with an adapter, and two for another model.
+/// Six engines for two models, four and two; two of the first have an adapter.
 #[derive(Debug)]
 pub struct Engines {
     /// `llama-3.1-8b`; the first two have the adapter.
@@ -55,6 +55,32 @@ impl Engines {
     }
 }
 
+/// A third model, of which two groups of one prefill and one decode engine each are served.
+pub const PAIRED: &str = "deepseek-r1-8b";
+
+/// Engines that share the work of a request.
+#[derive(Debug)]
+struct Pairs {
+    prefills: Vec<Engine>,
+    decodes: Vec<Engine>,
+}
+
+impl Pairs {
+    async fn start(sink: SocketAddr) -> Result<Self> {
+        let mut engines = Engine::start_many((0..4).map(|_| EngineConfig::timed(PAIRED, 1.0).traces(sink))).await?;
+        let decodes = engines.split_off(2);
+        Ok(Self { prefills: engines, decodes })
+    }
+
+    fn groups(&self) -> Vec<Group> {
+        let group = |(prefill, decode): (&Engine, &Engine)| Group {
+            prefills: vec![prefill.address()],
+            decodes: vec![decode.address()],
+        };
+        std::iter::zip(&self.prefills, &self.decodes).map(group).collect()
+    }
+}
+
 fn addresses(engines: &[Engine]) -> Vec<SocketAddr> {
     engines.iter().map(Engine::address).collect()
 }
@@ -62,13 +88,14 @@ fn addresses(engines: &[Engine]) -> Vec<SocketAddr> {
 /// All that runs.
 #[derive(Debug)]
 pub struct Stage {
-    /// In front; its listeners are `llama`, `qwen`, `round-robin-llama` and `round-robin-qwen`.
+    /// In front; its listeners are `llama`, `qwen`, `deepseek`, `round-robin-llama` and `round-robin-qwen`.
     pub envoy: Envoy,
     /// Decides.
     pub picker: Picker,
     /// Behind the picker.
     pub engines: Engines,
     _baseline: Engines,
+    _pairs: Pairs,
     /// Where everybody's spans go.
     pub sink: OtlpSink,
     _config_dir: ConfigDir,
@@ -95,6 +122,8 @@ impl Stage {
         config_dir.model_route("llama", "llama-3.1-8b", &[ADAPTER], "llama")?;
         config_dir.model_route("support", "support-assistant", &[], "llama")?;
         config_dir.model_route("qwen", "qwen2.5-7b", &[], "qwen")?;
+        let pairs = Pairs::start(sink.address()).await?;
+        config_dir.pairs("deepseek", PAIRED, &pairs.groups(), &json!({}), |_| {})?;
         config_dir.write_text("scheduler.conf", SCHEDULER)?;
         let picker = PickerOptions::new(config_dir.path())
             .flag("--scheduler-config", config_dir.path().join("scheduler.conf").display())
@@ -103,12 +132,14 @@ impl Stage {
             .start()
             .await?;
 
-        let pools = ["llama", "qwen"].map(|name| {
-            let engines = if name == "llama" { &engines.llama } else { &engines.qwen };
-            Pool::new(name, &addresses(engines), picker.grpc_address())
-        });
-        let envoy = in_front(&pools, &baseline, sink.address()).await?;
-        Ok(Self { envoy, picker, engines, sink, _baseline: baseline, _config_dir: config_dir })
+        let pool = |name: &str, engines: &[Engine]| Pool::new(name, &addresses(engines), picker.grpc_address());
+        let pools = [
+            (pool("llama", &engines.llama), Some(&baseline.llama)),
+            (pool("qwen", &engines.qwen), Some(&baseline.qwen)),
+            (pool("deepseek", &pairs.decodes), None),
+        ];
+        let envoy = in_front(&pools, sink.address()).await?;
+        Ok(Self { envoy, picker, engines, sink, _baseline: baseline, _pairs: pairs, _config_dir: config_dir })
     }
 }
 
@@ -126,16 +157,17 @@ scheduler:
       - {name: prefix-cache, weight: 1}
 ";
 
-/// `deploy/envoy/standalone.yaml` with a listener for each pool, and the same without the picker.
-async fn in_front(pools: &[Pool; 2], baseline: &Engines, sink: SocketAddr) -> Result<Envoy> {
-    let [llama, qwen] = pools;
-    let mut shape = shapes::standalone::config(llama)?.traces(sink);
+/// `deploy/envoy/standalone.yaml` with a listener for each pool, and the same without the picker before
+/// the baseline's engines, where there are any.
+async fn in_front(pools: &[(Pool, Option<&Vec<Engine>>); 3], sink: SocketAddr) -> Result<Envoy> {
+    let [(first, _), ..] = pools;
+    let mut shape = shapes::standalone::config(first)?.traces(sink);
     shape.manager()["access_log"] = json!([]);
     let template = shape.listener().clone();
     let engines = shape.clusters().iter().find(|cluster| cluster["name"] == "engines").context("no engines")?.clone();
     shape.clusters().retain(|cluster| cluster["name"] != "engines");
     shape.listeners().clear();
-    for (pool, plain) in [(llama, &baseline.llama), (qwen, &baseline.qwen)] {
+    for (pool, baseline) in pools {
         let mut cluster = engines.clone();
         cluster["name"] = pool.name.as_str().into();
         cluster["type"] = "STATIC".into();
@@ -150,6 +182,7 @@ async fn in_front(pools: &[Pool; 2], baseline: &Engines, sink: SocketAddr) -> Re
             format!("{}-epp.default:9002", pool.name).into();
         shape.listeners().push(listener);
 
+        let Some(plain) = baseline else { continue };
         let name = format!("round-robin-{}", pool.name);
         let adapters = format!("{name}-adapters");
         let all = addresses(plain);

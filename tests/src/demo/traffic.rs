@@ -126,6 +126,26 @@ pub fn plan(conversations: usize, turns: usize, seed: u64) -> Vec<Conversation> 
         .collect()
 }
 
+/// One streamed question with a long text to read first.
+///
+/// # Errors
+/// When Envoy cannot be reached.
+pub async fn long_chat(client: &Client, pool: &'static str, model: &'static str, seed: u64) -> Result<Outcome> {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let (system, question) = (text(&mut rng, 1500), text(&mut rng, 40));
+    let conversation = Conversation { pool, model, adapter: false, system, questions: Vec::new() };
+    let messages = json!([
+        {"role": "system", "content": conversation.system},
+        {"role": "user", "content": question},
+    ]);
+    let body = json!({
+        "model": model, "max_tokens": 24, "messages": messages,
+        "stream": true, "stream_options": {"include_usage": true},
+    });
+    let reply = client.post("/v1/chat/completions", body.to_string()).send().await?;
+    Ok(outcome(&conversation, Kind::ChatStream, reply))
+}
+
 fn text(rng: &mut SmallRng, words: usize) -> String {
     let words: Vec<&str> = (0..words).filter_map(|_| WORDS.choose(rng).copied()).collect();
     words.join(" ")

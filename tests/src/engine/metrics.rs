@@ -88,6 +88,7 @@ pub(super) struct Metrics {
     first_token: Histogram,
     inter_token: Histogram,
     queue: Histogram,
+    prefill: Histogram,
     request: Histogram,
 }
 
@@ -115,6 +116,11 @@ impl Default for Metrics {
             queue: Histogram::new(
                 "vllm:request_queue_time_seconds",
                 "Histogram of time spent in WAITING phase for request.",
+                REQUEST,
+            ),
+            prefill: Histogram::new(
+                "vllm:request_prefill_time_seconds",
+                "Histogram of time spent in PREFILL phase for request.",
                 REQUEST,
             ),
             request: Histogram::new(
@@ -167,6 +173,9 @@ impl Metrics {
         self.generation_tokens += finished.tokens;
         if let Some(first) = finished.first_token {
             self.first_token.observe(first - finished.arrived);
+            if let Some(scheduled) = finished.scheduled {
+                self.prefill.observe(first.saturating_duration_since(scheduled));
+            }
         }
         for &interval in &finished.intervals {
             self.inter_token.observe(interval);
@@ -262,7 +271,7 @@ impl Metrics {
                 state.config.model
             );
         }
-        for histogram in [&self.first_token, &self.inter_token, &self.queue, &self.request] {
+        for histogram in [&self.first_token, &self.inter_token, &self.queue, &self.prefill, &self.request] {
             histogram.write(&labels, &mut text);
         }
         let name = "vllm:cache_config_info";

@@ -61,6 +61,7 @@ fn any_gauges() -> impl Strategy<Value = Gauges> {
             kv_usage,
             time_to_first_token: first,
             time_per_output_token: next,
+            prefilled: None,
             models: None,
             in_flight_then,
         },

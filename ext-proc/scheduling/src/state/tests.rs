@@ -139,6 +139,14 @@ fn what_an_engine_said_of_its_cache_leaves_with_the_pod_and_not_with_a_label() {
 }
 
 #[test]
+fn scrapes_teach_how_fast_an_endpoint_prefills() {
+    let mut scene = Scene::equal(1);
+    scene.scrape(0, Gauges { prefilled: Some((6_000, std::time::Duration::from_secs(1))), ..Gauges::default() });
+    let prefill = scene.pool().endpoints[0].load.rates().speed().prefill;
+    assert_eq!(prefill, 14_000.0, "a fifth of the way from 16,000");
+}
+
+#[test]
 fn scrapes_teach_how_long_an_output_token_takes_and_another_pod_has_to_be_learned_anew() {
     let mut scene = Scene::equal(1);
     let step = |scene: &Scene| scene.pool().endpoints[0].load.rates().speed().step;
