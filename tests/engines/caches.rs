@@ -62,7 +62,8 @@ fn ids(client: &Client, prompt: &[u32]) -> Completion {
 fn chat(client: &Client, conversation: usize, turn: usize) -> Completion {
     let manner = ["Strict", "Gentle", "Witty"][conversation % ENGINES];
     let system = format!("{manner} instructions for assistants. ").repeat(12);
-    let said: Vec<String> = (0..=turn).map(|turn| format!("person {conversation} says line {turn}. ").repeat(5)).collect();
+    let said: Vec<String> =
+        (0..=turn).map(|turn| format!("person {conversation} says line {turn}. ").repeat(5)).collect();
     let mut messages = vec![("system", system.as_str())];
     messages.extend(said.iter().map(|text| ("user", text.as_str())));
     fixed(client.chat(MODEL, &messages), 1)
