@@ -86,7 +86,7 @@ async fn install(folder: &Path) -> Result<()> {
     let written = |name: &str, text: &str| -> Result<String> {
         let path = fresh.join(name);
         std::fs::write(&path, text)?;
-        Ok(path.into_os_string().into_string().ok().context("the cache's path is not Unicode")?)
+        path.into_os_string().into_string().ok().context("the cache's path is not Unicode")
     };
     let requirements = written("requirements.txt", REQUIREMENTS)?;
     let made = Installation { folder: fresh.clone() };
