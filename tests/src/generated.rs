@@ -36,6 +36,7 @@ pub fn picker() -> anyhow::Result<Vec<GeneratedFile>> {
         "Candidate.running",
         "Candidate.kv_usage",
         "Candidate.rank",
+        "Candidate.held_tokens",
         "Score.value",
     ] {
         builder = builder.field_attribute(
