@@ -26,6 +26,9 @@ const SHARDS: usize = 16;
 /// Entries looked at for expiry when one is added: more than one, so that the map shrinks.
 const SWEEP: usize = 4;
 
+/// Requests of a shard whose HTTP request has ended and that are still remembered.
+const ENDED: usize = 32;
+
 /// Which request it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key(u64, u64);
@@ -44,6 +47,7 @@ pub struct Duplicates {
 struct Shard {
     entries: HashMap<Key, Remembered, RandomState>,
     order: VecDeque<(Instant, Key)>,
+    ended: VecDeque<Key>,
 }
 
 #[derive(Debug)]
@@ -138,15 +142,12 @@ impl Duplicates {
         }
     }
 
-    /// The HTTP request has ended: unless another stream of it lives, whatever comes under its key is a
-    /// new one, which deserves a decision of its own. It also frees the decision while it is warm:
-    /// seconds of them are more memory than a processor caches.
+    /// The HTTP request has ended. Only the last of these are remembered for the rest of their time to
+    /// live: seconds of all decisions are more memory than a processor caches, and a repetition
+    /// that comes after the end is a client's, soon and seldom.
     pub fn ended(&self, key: Key) {
-        if let Some(shard) = self.shard(key)
-            && let Entry::Occupied(entry) = shard.lock().entries.entry(key)
-            && entry.get().picked.strong_count() == 0
-        {
-            entry.remove();
+        if let Some(shard) = self.shard(key) {
+            shard.lock().end(key);
         }
     }
 
@@ -160,6 +161,17 @@ impl Shard {
         let since = entry.since;
         if self.entries.insert(key, entry).is_none() {
             self.order.push_back((since, key));
+        }
+    }
+
+    fn end(&mut self, key: Key) {
+        self.ended.push_back(key);
+        if self.ended.len() > ENDED
+            && let Some(oldest) = self.ended.pop_front()
+            && let Entry::Occupied(entry) = self.entries.entry(oldest)
+            && entry.get().picked.strong_count() == 0
+        {
+            entry.remove();
         }
     }
 

@@ -118,6 +118,7 @@ fn considered(report: &Report, ranked: &[usize]) -> DecisionRecord {
         scorers: scorers(report),
         candidates: candidates.collect(),
         blocks: report.blocks,
+        kv_measure: report.kv.map(|measure| measure.to_string()).unwrap_or_default(),
         ..DecisionRecord::default()
     }
 }

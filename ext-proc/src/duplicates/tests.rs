@@ -54,21 +54,34 @@ fn after_its_stream_a_request_is_remembered_for_the_time_to_live() {
 }
 
 #[test]
-fn once_the_http_request_has_ended_the_same_id_is_a_new_request() {
+fn of_requests_that_have_ended_the_last_are_remembered() {
+    let (fleet, duplicates, now) = (fleet(&[ONE]), Duplicates::new(TTL, 1 << 16), Instant::now());
+    let end = |id: &str| {
+        let key = key(&duplicates, id);
+        drop(ask(&duplicates, &fleet, key, now));
+        duplicates.ended(key);
+    };
+    let living = ask(&duplicates, &fleet, key(&duplicates, "living"), now);
+    duplicates.ended(key(&duplicates, "living"));
+    end("first");
+    assert!(ask(&duplicates, &fleet, key(&duplicates, "first"), now).1);
+    for number in 0..4 * SHARDS * ENDED {
+        end(&number.to_string());
+    }
+    assert!(!ask(&duplicates, &fleet, key(&duplicates, "first"), now).1, "many have ended since");
+    assert!(ask(&duplicates, &fleet, key(&duplicates, "living"), now).1, "another stream of it lives");
+    assert!(remembered(&duplicates).0 <= SHARDS * ENDED + 2);
+    drop(living);
+}
+
+#[test]
+fn a_request_that_comes_again_outlives_the_place_of_its_first_time() {
     let (fleet, duplicates, now) = (fleet(&[ONE]), Duplicates::new(TTL, 100), Instant::now());
     let key = key(&duplicates, "id");
-    let (first, _) = ask(&duplicates, &fleet, key, now);
-    let (second, repeated) = ask(&duplicates, &fleet, key, now);
-    drop(second);
-    duplicates.ended(key);
-    assert!(repeated && ask(&duplicates, &fleet, key, now).1, "its first stream still lives");
-    drop(first);
-    duplicates.ended(key);
-    assert_eq!(remembered(&duplicates).0, 0);
-
+    ask(&duplicates, &fleet, key, now);
+    duplicates.forget(key);
     let later = now + TTL - Duration::from_millis(1);
     assert!(!ask(&duplicates, &fleet, key, later).1);
-    // The place of the request that has ended expires: the new one stays.
     ask(&duplicates, &fleet, self::key(&duplicates, "another"), now + TTL);
     assert!(ask(&duplicates, &fleet, key, now + TTL).1);
 }

@@ -107,6 +107,10 @@ pub struct DecisionRecord {
     /// What was decided about prefill; absent unless the ModelServer has a pdGroup.
     #[prost(message, optional, tag = "22")]
     pub disaggregation: ::core::option::Option<Disaggregation>,
+    /// What the scorer kvcache-aware went by, in a sentence that begins with "exact" or "approximate"; empty
+    /// when it takes no part.
+    #[prost(string, tag = "23")]
+    pub kv_measure: ::prost::alloc::string::String,
 }
 /// Whether prefill runs in a pod of its own, and where.
 #[derive(serde::Serialize)]

@@ -66,7 +66,11 @@ pub async fn run(options: &Options) -> Result<()> {
     section("Against round robin, same traffic, same engines with caches of their own");
     print(&report::comparison(&round_robin, &picked));
     let shown = worth_showing(&picked, &decisions).context("no request is worth showing")?;
-    section("One decision explained");
+    let held = shown.candidates.iter().any(|it| it.rank == Some(0) && it.matched_blocks > 0);
+    if !(held && shown.kv_measure.starts_with("exact")) {
+        bail!("no request went where its blocks are by the engines' own account: {shown:#?}");
+    }
+    section("One decision explained: the engines say by KV events which blocks they hold");
     print(&report::decision(shown));
     section("The same request as a trace");
     print(&waterfall(&stage, shown).await?);
@@ -190,7 +194,8 @@ fn worth_showing<'a>(
     let matched = |record: &DecisionRecord| record.candidates.iter().map(|it| it.matched_blocks).max().unwrap_or(0);
     let removed = |record: &DecisionRecord| record.candidates.iter().any(|it| !it.removed_by.is_empty());
     let busy = |record: &DecisionRecord| record.candidates.iter().map(|it| it.in_flight).sum::<u32>();
-    records.max_by_key(|record| (removed(record), matched(record), busy(record)))
+    let exact = |record: &DecisionRecord| record.kv_measure.starts_with("exact");
+    records.max_by_key(|record| (exact(record), removed(record), matched(record), busy(record)))
 }
 
 /// The trace of a decision's request, once all three have sent their spans: children end, and come, first.

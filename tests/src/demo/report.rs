@@ -73,6 +73,9 @@ pub fn decision(record: &DecisionRecord) -> String {
         let _ = writeln!(text, "  route   {} -> ModelServer {}", record.route, record.model_server);
     }
     considered(&mut text, &record.filters, &record.scorers, &record.candidates, record.blocks);
+    if !record.kv_measure.is_empty() {
+        let _ = writeln!(text, "  caches  {}", record.kv_measure);
+    }
     let _ = writeln!(text, "  why     {}", record.reason);
     if let Some(prefill) = &record.disaggregation {
         let _ = writeln!(text, "  prefill over {}", prefill.connector);

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use crate::config_dir::{ConfigDir, Group};
-use crate::engine::{Engine, EngineConfig};
+use crate::engine::{Engine, EngineConfig, KvEvents};
 use crate::envoy::Envoy;
 use crate::otlp_sink::OtlpSink;
 use crate::picker::{Picker, PickerOptions};
@@ -125,7 +125,11 @@ impl Stage {
         let pairs = Pairs::start(sink.address()).await?;
         config_dir.pairs("deepseek", PAIRED, &pairs.groups(), &json!({}), |_| {})?;
         config_dir.write_text("scheduler.conf", SCHEDULER)?;
+        let all = [&engines.llama, &engines.qwen, &pairs.prefills, &pairs.decodes].into_iter().flatten();
+        let kv = Engine::publish_kv_events(all, KvEvents::default()).await?;
         let picker = PickerOptions::new(config_dir.path())
+            .flag("--kv-events-port", kv.events)
+            .flag("--kv-replay-port", kv.replay)
             .flag("--scheduler-config", config_dir.path().join("scheduler.conf").display())
             .traces(&sink.endpoint())
             .env("ACCESS_LOG_ENABLED", false)
@@ -143,7 +147,8 @@ impl Stage {
     }
 }
 
-/// Kthena's configuration format: its chart's plugins, with the LoRA filter switched on.
+/// Kthena's configuration format: its chart's plugins, with the LoRA filter switched on, and with what the
+/// engines themselves say of their caches in place of what the picker guesses.
 const SCHEDULER: &str = "\
 scheduler:
   plugins:
@@ -154,7 +159,7 @@ scheduler:
       - {name: least-request, weight: 1}
       - {name: gpu-usage, weight: 1}
       - {name: least-latency, weight: 1}
-      - {name: prefix-cache, weight: 1}
+      - {name: kvcache-aware, weight: 1}
 ";
 
 /// `deploy/envoy/standalone.yaml` with a listener for each pool, and the same without the picker before

@@ -185,11 +185,12 @@ impl Engine {
     ///
     /// # Errors
     /// When no such ports are found.
-    pub async fn publish_kv_events(engines: &[Self], config: KvEvents) -> Result<KvPorts> {
+    pub async fn publish_kv_events(engines: impl IntoIterator<Item = &Self>, config: KvEvents) -> Result<KvPorts> {
+        let engines: Vec<&Self> = engines.into_iter().collect();
         let hosts: Vec<_> = engines.iter().map(|engine| engine.address().ip()).collect();
         let ranks = engines.iter().map(|engine| engine.state.config.ranks).max().unwrap_or(1);
         let mut ports = None;
-        for (engine, listeners) in engines.iter().zip(kv_events::listen(&hosts, ranks, None)?) {
+        for (engine, listeners) in engines.into_iter().zip(kv_events::listen(&hosts, ranks, None)?) {
             let publisher = Publisher::start(config, engine.address().ip(), listeners).await?;
             ports = Some(publisher.ports());
             *engine.state.publisher.lock() = Some(publisher);
