@@ -158,10 +158,9 @@ impl Duplicates {
 
 impl Shard {
     fn remember(&mut self, key: Key, entry: Remembered) {
-        let since = entry.since;
-        if self.entries.insert(key, entry).is_none() {
-            self.order.push_back((since, key));
-        }
+        // Also where it replaces one that has expired: the place of that one is passed over.
+        self.order.push_back((entry.since, key));
+        self.entries.insert(key, entry);
     }
 
     fn end(&mut self, key: Key) {

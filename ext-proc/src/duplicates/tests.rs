@@ -87,6 +87,24 @@ fn a_request_that_comes_again_outlives_the_place_of_its_first_time() {
 }
 
 #[test]
+fn a_request_that_replaces_an_expired_one_expires_too() {
+    let (fleet, duplicates, now) = (fleet(&[ONE]), Duplicates::new(TTL, 1 << 16), Instant::now());
+    // More of one shard than a sweep looks at, so that the last is still there when it comes again.
+    let of_shard = |key: &Key| key.0.is_multiple_of(SHARDS as u64);
+    let all: Vec<Key> = (0..).map(|id| key(&duplicates, &id.to_string())).filter(of_shard).take(3 * SWEEP).collect();
+    for key in &all {
+        drop(ask(&duplicates, &fleet, *key, now));
+    }
+    let last = all[3 * SWEEP - 1];
+    assert!(!ask(&duplicates, &fleet, last, now + TTL).1);
+    for _ in 0..all.len() {
+        drop(ask(&duplicates, &fleet, all[0], now + 2 * TTL));
+        duplicates.forget(all[0]);
+    }
+    assert_eq!(remembered(&duplicates).0, 0);
+}
+
+#[test]
 fn while_its_stream_lives_a_request_is_remembered_however_long_it_takes() {
     let (fleet, duplicates, now) = (fleet(&[ONE]), Duplicates::new(TTL, 100), Instant::now());
     let key = key(&duplicates, "id");
