@@ -46,18 +46,23 @@ pub struct Profile {
 /// `least-latency` and `prefix-cache` with weight 1 each.
 impl Default for Profile {
     fn default() -> Self {
-        Self::from_value(&Value::Null).unwrap_or(Self {
+        Self::from_value(&Value::Null).unwrap_or_else(|_| Self::empty())
+    }
+}
+
+impl Profile {
+    /// One that lets everybody through and prefers nobody, to be filled.
+    fn empty() -> Self {
+        Self {
             filters: Vec::new(),
             scorers: Vec::new(),
             prefix_cache: None,
             kvcache_aware: None,
             notes: Vec::new(),
             pairs: None,
-        })
+        }
     }
-}
 
-impl Profile {
     /// Reads the content of a `routerConfiguration.yaml`; `null` is the default profile.
     ///
     /// # Errors

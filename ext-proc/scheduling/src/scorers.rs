@@ -41,6 +41,14 @@ pub(crate) trait Scorer: Debug + Send + Sync {
     }
 }
 
+/// Says which of these arguments is 0 and must not be.
+fn positive(arguments: &[(&str, usize)]) -> Result<(), String> {
+    match arguments.iter().find(|(_, value)| *value == 0) {
+        Some((name, _)) => Err(format!("{name} must be at least 1")),
+        None => Ok(()),
+    }
+}
+
 macro_rules! scorers {
     ($($name:literal => $scorer:ty,)*) => {
         /// The names that a configuration may list under `Score`.

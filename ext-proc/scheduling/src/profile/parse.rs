@@ -76,14 +76,7 @@ fn section<'a>(value: &'a Value, path: &str, notes: &mut Vec<String>) -> Result<
 /// The profile of a section; the default filters and these scorers where it names none.
 fn build(section: Section<'_>, default_scorers: &[&str]) -> Result<Profile, ProfileError> {
     let Section { args, filters, scorers } = section;
-    let mut profile = Profile {
-        filters: Vec::new(),
-        scorers: Vec::new(),
-        prefix_cache: None,
-        kvcache_aware: None,
-        notes: Vec::new(),
-        pairs: None,
-    };
+    let mut profile = Profile::empty();
     for (name, _, path) in filters.unwrap_or_else(|| defaults(DEFAULT_FILTERS)) {
         profile.filters.push(filter(&name, &path, &args)?);
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::affinity::{PATIENCE_TOKENS, Patience, Weighing};
 use crate::candidate::{Candidate, Demand};
-use crate::scorers::{PrefixCache, Scorer};
+use crate::scorers::{PrefixCache, Scorer, positive};
 
 /// Tokens that may be hashed for one prompt: bounds the work and memory of a decision.
 const MOST_TOKENS: usize = 1 << 20;
@@ -77,14 +77,11 @@ impl Scorer for KvcacheAware {
     }
 
     fn check(&self) -> Result<(), String> {
-        let positive = [
+        positive(&[
             ("blockSizeToHash", self.block_size_to_hash),
             ("maxBlocksToMatch", self.max_blocks_to_match),
             ("patienceTokens", self.patience_tokens as usize),
-        ];
-        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(format!("{name} must be at least 1"));
-        }
+        ])?;
         if self.most_tokens() > MOST_TOKENS {
             return Err(format!("blockSizeToHash times maxBlocksToMatch must be at most {MOST_TOKENS}"));
         }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::affinity::{PATIENCE_TOKENS, Patience, Weighing};
 use crate::candidate::{Candidate, Demand};
-use crate::scorers::Scorer;
+use crate::scorers::{Scorer, positive};
 
 /// Blocks that may be hashed for one prompt: bounds the work and memory of a decision.
 const MOST_BLOCKS: usize = 65_536;
@@ -92,15 +92,12 @@ impl Scorer for PrefixCache {
     }
 
     fn check(&self) -> Result<(), String> {
-        let positive = [
+        positive(&[
             ("blockSizeToHash", self.block_size_to_hash),
             ("maxBlocksToMatch", self.max_blocks_to_match),
             ("maxHashCacheSize", self.max_hash_cache_size),
             ("patienceTokens", self.patience_tokens as usize),
-        ];
-        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(format!("{name} must be at least 1"));
-        }
+        ])?;
         if self.max_blocks_to_match > MOST_BLOCKS {
             return Err(format!("maxBlocksToMatch must be at most {MOST_BLOCKS}"));
         }
