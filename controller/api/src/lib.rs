@@ -3,5 +3,9 @@
 //! Field names, defaults and limits are those of the objects' owners, so that their users'
 //! manifests apply unchanged. Meaning is added by the reader.
 
+pub mod conditions;
 pub mod inference_pool;
+pub mod labels;
+pub mod leader_worker_set;
+pub mod pod_group;
 pub mod v1alpha1;

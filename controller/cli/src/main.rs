@@ -1,0 +1,2 @@
+//! `kthena`.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Steps in the building of a pod, by name.

@@ -1,0 +1,1 @@
+//! Revisions: immutable, content-addressed snapshots of the roles, kept as ControllerRevisions.
