@@ -153,7 +153,7 @@ fn find_unreadable(history: &History, observed: &Observed, draft: &mut Draft) {
 
 /// The draft in the order of the steps.
 fn assemble(pass: &Pass<'_>, topology: &Topology<'_>, history: &History, target: Target, mut draft: Draft) -> Plan {
-    let tally = Tally::of(pass, topology);
+    let tally = Tally::of(pass, topology, draft.changing);
     let status = status::status(pass, topology, &tally, &mut draft);
     for deletion in surplus(pass, history, &status) {
         draft.leftovers.push(deletion);
@@ -205,3 +205,6 @@ fn surplus(pass: &Pass<'_>, history: &History, status: &ModelServingStatus) -> V
         .collect();
     history.surplus(&in_use, limit)
 }
+
+#[cfg(test)]
+mod tests;
