@@ -1,7 +1,12 @@
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::*;
 use crate::objects::{self, Build};
+use crate::observed::{Observed, PodHealth};
+use crate::plan;
+use crate::plan::{Plan, Write};
 use crate::plugins::Chain;
 
 fn set(spec: &Value) -> LeaderWorkerSet {
@@ -136,6 +141,53 @@ fn a_gang_is_made_only_where_the_leader_asks_for_it() {
 fn workers_wait_for_a_leader_that_must_be_ready_first() {
     assert!(objects::workers_wait(&serving_of(&set(&json!({"startupPolicy": "LeaderReady"})))));
     assert!(!objects::workers_wait(&serving_of(&set(&json!({"startupPolicy": "LeaderCreated"})))));
+}
+
+/// Names of the pods that a pass creates, which then are there with `health`; and the status that it writes.
+fn pass(serving: &mut ModelServing, observed: &mut Observed, health: &PodHealth) -> Vec<String> {
+    let plan = plan(serving, observed, now());
+    let mut created = Vec::new();
+    for write in plan.steps.into_iter().flat_map(|step| step.writes) {
+        match write {
+            Write::CreatePod(pod) => {
+                let mut facts = objects::pod_facts(&pod);
+                facts.uid.clone_from(&facts.name);
+                facts.health = health.clone();
+                created.push(facts.name.clone());
+                observed.pods.push(Arc::new(facts));
+            }
+            Write::CreateRevision(revision) => observed.revisions.push(Arc::new(*revision)),
+            Write::ApplyService(service) => observed.services.push(Arc::new(objects::service_facts(&service))),
+            Write::Status(status) => serving.status = Some(*status),
+            other => panic!("nothing else is to be written: {other:?}"),
+        }
+    }
+    observed.pods.sort_by(|a, b| a.name.cmp(&b.name));
+    created
+}
+
+#[test]
+fn workers_are_created_once_their_leader_is_ready() {
+    for restart in ["RecreateGroupOnPodRestart", "None"] {
+        let spec = json!({
+            "replicas": 1, "startupPolicy": "LeaderReady",
+            "leaderWorkerTemplate": {"size": 3, "restartPolicy": restart},
+        });
+        let mut serving = serving_of(&set(&spec));
+        serving.metadata.generation = Some(1);
+        let mut observed = Observed::default();
+        assert_eq!(pass(&mut serving, &mut observed, &PodHealth::NotReady), ["vllm-0-default-0-0"]);
+        let none: [&str; 0] = [];
+        assert_eq!(pass(&mut serving, &mut observed, &PodHealth::NotReady), none, "it is not ready yet");
+        let mut leader = observed.pods[0].as_ref().clone();
+        leader.health = PodHealth::Ready;
+        observed.pods[0] = Arc::new(leader);
+        let workers = ["vllm-0-default-0-1", "vllm-0-default-0-2"];
+        assert_eq!(pass(&mut serving, &mut observed, &PodHealth::Ready), workers);
+        pass(&mut serving, &mut observed, &PodHealth::Ready);
+        assert_eq!(plan(&serving, &observed, now()), Plan::default());
+        assert_eq!(serving.status.expect("a status").available_replicas, 1);
+    }
 }
 
 #[test]
