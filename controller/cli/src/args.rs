@@ -3,19 +3,34 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 const EXIT_CODES: &str =
     "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not finished in time, 4 held until somebody acts";
 
+const AS_PLUGIN: &str = "\
+A link named kubectl-kthena to this program, anywhere in $PATH, makes it `kubectl kthena`.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not finished in time, 4 held until somebody acts";
+
 /// Ask and steer Kthena for Envoy.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "kthena", version, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(name = "kthena", version, max_term_width = 100, after_help = AS_PLUGIN)]
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) cluster: ClusterArgs,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Args {
+    /// The command line of this process; on a wrong one it ends, having said why.
+    pub(crate) fn of_process() -> Self {
+        let called = std::env::args_os().next().map(PathBuf::from);
+        let plugin = called.as_ref().and_then(|path| path.file_stem()).is_some_and(|name| name == "kubectl-kthena");
+        // Help shows what a user typed.
+        let command = if plugin { Self::command().bin_name("kubectl kthena") } else { Self::command() };
+        Self::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+    }
 }
 
 /// Which cluster, and where in it.
@@ -132,8 +147,6 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
