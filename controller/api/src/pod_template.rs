@@ -30,6 +30,9 @@ const KEYED_LISTS: &[(&str, &str, &[&str])] = &[
     ("ResourceRequirements", "claims", &["name"]),
 ];
 
+/// Lists that are merged as sets, by the type that has them.
+const SETS: &[(&str, &str)] = &[("ContainerRestartRuleOnExitCodes", "values")];
+
 /// Types whose objects are replaced whole.
 const ATOMIC: &[&str] = &[
     "ConfigMapEnvSource",
@@ -77,6 +80,12 @@ const FALSE_BY_DEFAULT: &[(&str, &str)] = &[("AzureDiskVolumeSource", "readOnly"
 /// The form of a quantity, as `apimachinery` parses it: a number, then a binary or decimal unit or an exponent.
 const QUANTITY: &str = r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$";
 
+/// What may be said of the metadata of an object that is made from a template.
+fn metadata() -> Value {
+    let strings = json!({"type": "object", "additionalProperties": {"type": "string"}});
+    json!({"type": "object", "properties": {"annotations": strings.clone(), "labels": strings}})
+}
+
 /// The schema of a pod template: labels, annotations and the whole `PodSpec`, but for `ephemeralContainers`, with
 /// which a pod cannot be created.
 pub(crate) fn schema(_: &mut SchemaGenerator) -> Schema {
@@ -90,49 +99,51 @@ pub(crate) fn schema(_: &mut SchemaGenerator) -> Schema {
     }
     inline(&mut pod_spec, &definitions);
     strip_descriptions(&mut pod_spec);
-    let strings = json!({"type": "object", "additionalProperties": {"type": "string"}});
     let mut template = Map::new();
     template.insert("type".to_owned(), "object".into());
-    template.insert(
-        "properties".to_owned(),
-        json!({
-            "metadata": {"type": "object", "properties": {"annotations": strings.clone(), "labels": strings}},
-            "spec": pod_spec,
-        }),
-    );
+    template.insert("properties".to_owned(), json!({"metadata": metadata(), "spec": pod_spec}));
     template.into()
 }
 
 /// Adds to the definition of `kind` what the bindings leave out.
 fn amend(kind: &str, definition: &mut Value) {
-    if kind == "Quantity" {
-        set(definition, "pattern", QUANTITY.into());
+    match kind {
+        "Quantity" => set(definition, "pattern", QUANTITY.into()),
+        // Of a volume's claim: Kubernetes allows no more there.
+        "ObjectMeta" => *definition = metadata(),
+        _ => {}
     }
     if ATOMIC.contains(&kind) {
         set(definition, "x-kubernetes-map-type", "atomic".into());
     }
-    let Some(properties) = definition.get_mut("properties").and_then(Value::as_object_mut) else { return };
+    let defaults =
+        DEFAULTS.iter().filter(|(owner, ..)| *owner == kind).map(|(_, name, value)| (*name, (*value).into()));
+    let falses =
+        FALSE_BY_DEFAULT.iter().filter(|(owner, _)| *owner == kind).map(|(_, name)| (*name, Value::from(false)));
+    for (name, default) in defaults.chain(falses) {
+        if let Some(Value::Array(required)) = definition.get_mut("required") {
+            required.retain(|property| property != name);
+        }
+        amend_property(definition, name, "default", default);
+    }
+    for (_, name, keys) in KEYED_LISTS.iter().filter(|(owner, ..)| *owner == kind) {
+        amend_property(definition, name, "x-kubernetes-list-type", "map".into());
+        amend_property(definition, name, "x-kubernetes-list-map-keys", json!(keys));
+    }
+    for (_, name) in SETS.iter().filter(|(owner, _)| *owner == kind) {
+        amend_property(definition, name, "x-kubernetes-list-type", "set".into());
+    }
     if kind == "PodSpec" {
-        properties.remove("ephemeralContainers");
-        if let Some(selector) = properties.get_mut("nodeSelector") {
-            set(selector, "x-kubernetes-map-type", "atomic".into());
+        amend_property(definition, "nodeSelector", "x-kubernetes-map-type", "atomic".into());
+        if let Some(properties) = definition.get_mut("properties").and_then(Value::as_object_mut) {
+            properties.remove("ephemeralContainers");
         }
     }
-    for (_, property, keys) in KEYED_LISTS.iter().filter(|(owner, ..)| *owner == kind) {
-        if let Some(list) = properties.get_mut(*property) {
-            set(list, "x-kubernetes-list-type", "map".into());
-            set(list, "x-kubernetes-list-map-keys", json!(keys));
-        }
-    }
-    for (_, property, default) in DEFAULTS.iter().filter(|(owner, ..)| *owner == kind) {
-        if let Some(field) = properties.get_mut(*property) {
-            set(field, "default", (*default).into());
-        }
-    }
-    for (_, property) in FALSE_BY_DEFAULT.iter().filter(|(owner, _)| *owner == kind) {
-        if let Some(field) = properties.get_mut(*property) {
-            set(field, "default", false.into());
-        }
+}
+
+fn amend_property(definition: &mut Value, name: &str, key: &str, value: Value) {
+    if let Some(property) = definition.get_mut("properties").and_then(|properties| properties.get_mut(name)) {
+        set(property, key, value);
     }
 }
 

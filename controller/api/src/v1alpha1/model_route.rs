@@ -40,13 +40,6 @@ const MODEL_NAME: &[cel::Rule] = &[cel::Rule::new(
         description = "The model that requests name"
     ),
     printcolumn(
-        name = "Servers",
-        type_ = "string",
-        json_path = ".spec.rules[*].targetModels[*].modelServerName",
-        description = "The ModelServers that serve it",
-        priority = 1
-    ),
-    printcolumn(
         name = "Status",
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Ready')].message",

@@ -183,6 +183,7 @@ pub struct TrafficPolicy {
 #[serde(rename_all = "camelCase")]
 pub struct Retry {
     /// How many more attempts.
+    #[serde(default)]
     #[schemars(range(min = 0))]
     pub attempts: i32,
     /// The pause between two attempts.

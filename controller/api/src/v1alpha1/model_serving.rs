@@ -68,8 +68,8 @@ mod status;
         priority = 1
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    validation = Rule::new(rules::NAME_FORM.0).message(rules::NAME_FORM.1),
-    validation = Rule::new(rules::NAME_LENGTH.0).message(rules::NAME_LENGTH.1)
+    validation = Rule::new(rules::NAME_FORM.0).message(rules::NAME_FORM.1).field_path(".metadata.name"),
+    validation = Rule::new(rules::NAME_LENGTH.0).message(rules::NAME_LENGTH.1).field_path(".metadata.name")
 )]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = rules::SPEC))]

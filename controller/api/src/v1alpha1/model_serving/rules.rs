@@ -66,10 +66,11 @@ pub(super) const ROLE: &[Rule] = &[
     NOT_BOTH_ZERO,
 ];
 
+/// A digit may come first, because a pod's name begins with the ModelServing's.
 pub(super) const ROLE_NAME: &[Rule] = &[Rule::new(
-    "self.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-    "role name must be a valid DNS-1035 label: lowercase letters, digits and '-', starting with a letter and ending \
-     with a letter or digit",
+    "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+    "role name must hold only lowercase letters, digits and '-', and start and end with a letter or digit: pods are \
+     named after it",
 )];
 
 pub(super) const ROLLOUT: &[Rule] = &[Rule::new(
