@@ -30,6 +30,7 @@ pub fn pod_facts(pod: &Pod) -> PodFacts {
         created,
         terminating: metadata.deletion_timestamp.is_some(),
         health: pod.status.as_ref().map_or(PodHealth::NotReady, |status| health(status, created)),
+        ready_since: pod.status.as_ref().and_then(ready_since),
     }
 }
 
@@ -64,6 +65,11 @@ fn label(metadata: &ObjectMeta, key: &str) -> String {
     metadata.labels.as_ref().and_then(|labels| labels.get(key)).cloned().unwrap_or_default()
 }
 
+fn ready_since(status: &PodStatus) -> Option<Timestamp> {
+    let condition = status.conditions.iter().flatten().find(|condition| condition.type_ == "Ready")?;
+    condition.last_transition_time.as_ref().filter(|_| condition.status == "True").map(|time| time.0)
+}
+
 fn health(status: &PodStatus, created: Option<Timestamp>) -> PodHealth {
     let condition = status.conditions.iter().flatten().find(|condition| condition.type_ == "Ready");
     let ready = condition.is_some_and(|condition| condition.status == "True");
@@ -78,7 +84,7 @@ fn health(status: &PodStatus, created: Option<Timestamp>) -> PodHealth {
                 (None, Some(failure)) => failure,
                 (None, None) => said("the pod failed", status.message.as_deref()),
             };
-            PodHealth::Failed { since: last.and_then(finished).or(changed).or(created), reason }
+            PodHealth::Failed { since: last.and_then(finished).or(changed).or(created), reason, ended: true }
         }
         Some("Running" | "Pending") => restarted(status, changed, created).unwrap_or(PodHealth::NotReady),
         // Unknown: its node is silent; the node's controller decides what becomes of it.
@@ -97,7 +103,7 @@ fn restarted(status: &PodStatus, not_ready_since: Option<Timestamp>, created: Op
     let crashed = (first.restart_count == 1).then(|| ended(first).and_then(finished)).flatten();
     let since = crashed.max(not_ready_since).or(created);
     let reason = suspects.find_map(failure).unwrap_or_else(|| "a container was started again".to_owned());
-    Some(PodHealth::Failed { since, reason })
+    Some(PodHealth::Failed { since, reason, ended: false })
 }
 
 /// The pod became unready only after `container` had come back: something else keeps it from being ready.

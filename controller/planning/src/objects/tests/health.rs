@@ -26,7 +26,11 @@ fn not_ready(since: &str) -> Value {
 }
 
 fn failed(since: &str, reason: &str) -> PodHealth {
-    PodHealth::Failed { since: Some(at(since).parse().expect("a time")), reason: reason.to_owned() }
+    PodHealth::Failed { since: Some(at(since).parse().expect("a time")), reason: reason.to_owned(), ended: false }
+}
+
+fn ended(since: &str, reason: &str) -> PodHealth {
+    PodHealth::Failed { since: Some(at(since).parse().expect("a time")), reason: reason.to_owned(), ended: true }
 }
 
 fn crashed(times: i32, finished: &str, state: &Value) -> Value {
@@ -68,6 +72,9 @@ fn ready_needs_the_phase_and_the_condition() {
     assert_eq!(health(&json!({"phase": "Pending"})), PodHealth::NotReady);
     assert_eq!(health(&json!({"phase": "Unknown", "conditions": ready})), PodHealth::NotReady);
     assert_eq!(health(&json!({"phase": "Succeeded"})), PodHealth::Finished);
+    let since = json!([{"type": "Ready", "status": "True", "lastTransitionTime": at("01:00")}]);
+    assert_eq!(facts(&json!({"phase": "Running", "conditions": since})).ready_since, at("01:00").parse().ok());
+    assert_eq!(facts(&json!({"phase": "Running", "conditions": not_ready("01:00")})).ready_since, None);
 }
 
 #[test]
@@ -76,7 +83,7 @@ fn an_evicted_pod_says_so() {
         health(
             &json!({"phase": "Failed", "reason": "Evicted", "message": "The node was low on memory.", "conditions": not_ready("02:00")})
         ),
-        failed("02:00", "Evicted: The node was low on memory.")
+        ended("02:00", "Evicted: The node was low on memory.")
     );
 }
 
@@ -88,9 +95,9 @@ fn a_failed_pod_says_what_its_container_died_of() {
     });
     assert_eq!(
         health(&json!({"phase": "Failed", "containerStatuses": [container]})),
-        failed("03:00", "Error (exit code 1) in container engine")
+        ended("03:00", "Error (exit code 1) in container engine")
     );
-    assert_eq!(health(&json!({"phase": "Failed"})), failed("00:00", "the pod failed"));
+    assert_eq!(health(&json!({"phase": "Failed"})), ended("00:00", "the pod failed"));
 }
 
 #[test]
