@@ -161,15 +161,12 @@ fn gauge(
     for (label, value, number) in series {
         let number = ConstGauge::new(*number);
         if label.is_empty() {
-            number.encode(metric.encode_family(&NO_LABELS)?)?;
-        } else {
-            number.encode(metric.encode_family(&[(*label, *value)])?)?;
+            return number.encode(metric);
         }
+        number.encode(metric.encode_family(&[(*label, *value)])?)?;
     }
     Ok(())
 }
-
-const NO_LABELS: [(&str, &str); 0] = [];
 
 #[cfg(test)]
 mod tests {

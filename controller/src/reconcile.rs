@@ -75,7 +75,7 @@ impl Reconciler {
         };
         let observed = self.store.observed(serving.metadata.uid.as_deref().unwrap_or_default());
         let now = jiff::Timestamp::now();
-        let Plan { steps, wake_at } = plan(&serving, &observed, now);
+        let Plan { steps, wake_at } = planning::plan(&serving, &observed, now);
         drop(observed);
         let wake = wake_at.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
         if steps.is_empty() {
@@ -154,11 +154,6 @@ impl Reconciler {
         let event = Event { warning: true, reason: "Unreadable", action: "Read", message };
         self.events.tell(&Named(metadata), event);
     }
-}
-
-/// The brain is not there yet: nothing is planned.
-fn plan(_: &ModelServing, _: &planning::observed::Observed, _: jiff::Timestamp) -> Plan {
-    Plan::default()
 }
 
 /// Whether two statuses say the same, counts and messages apart.
