@@ -96,7 +96,8 @@ impl Reconciler {
         let old = serving.status.as_ref();
         let mut all = self.settling.lock();
         let counts_only = match steps {
-            [Step { writes, events }] if events.is_empty() => match writes.as_slice() {
+            // Its events follow from the difference to what was written last: they are not lost, only later.
+            [Step { writes, events: _ }] => match writes.as_slice() {
                 [Write::Status(new)] => old.is_some_and(|old| same_but_counts(old, new)),
                 _ => false,
             },
