@@ -43,6 +43,8 @@ const CALL_DEADLINE: Duration = Duration::from_secs(30);
 /// A pass starts no write after this time; the next pass goes on where it ended.
 const PASS_DEADLINE: Duration = Duration::from_secs(30);
 
+const NOT_THE_LEADER: &str = "this replica does not lead";
+
 /// Where plans are carried out.
 #[derive(Clone)]
 pub struct Cluster {
@@ -100,7 +102,7 @@ impl Cluster {
                     if let Err(failure) = self.may_go_on(&pass) {
                         failures.push(failure);
                     } else {
-                        running.push(self.write(&pass, write));
+                        running.push(self.carry_out(&pass, write));
                     }
                 }
                 match running.next().await {
@@ -122,7 +124,7 @@ impl Cluster {
     /// A plan is for one generation of the spec, a pass ends, and only the leader writes.
     fn may_go_on(&self, pass: &Pass<'_>) -> Result<(), Failure> {
         if !self.fence.holds() {
-            return Err(Failure::Soon("this replica does not lead".to_owned()));
+            return Err(Failure::Soon(NOT_THE_LEADER.to_owned()));
         }
         let generation = pass.serving.metadata.generation.unwrap_or_default();
         if !self.store.servings().is_at(pass.key, pass.uid, generation) {
@@ -131,7 +133,7 @@ impl Cluster {
         if Instant::now() >= pass.deadline { Err(Failure::OutOfTime) } else { Ok(()) }
     }
 
-    async fn write(&self, pass: &Pass<'_>, write: Write) -> Result<(), Failure> {
+    async fn carry_out(&self, pass: &Pass<'_>, write: Write) -> Result<(), Failure> {
         match write {
             Write::Status(status) => self.status(pass, &status).await,
             Write::CreateRevision(revision) => self.create(pass, "ControllerRevision", *revision).await,
@@ -211,11 +213,7 @@ impl Cluster {
     /// It belongs to somebody else, or the API server does not say.
     async fn ours<K: Kind>(&self, pass: &Pass<'_>, api: &Api<K>, kind: &str, name: &str) -> Result<bool, Failure> {
         let what = || format!("{kind} {name}");
-        let found = timeout(CALL_DEADLINE, api.get_opt(name)).await;
-        let found = found.map_err(|_| Failure::Soon(format!("{}: no answer to a GET", what())))?;
-        let Some(found) = found.map_err(|error| failure::Refusal::Kube(error).failure(&what()))? else {
-            return Ok(false);
-        };
+        let Some(found) = self.get(api, kind, name).await? else { return Ok(false) };
         match controller(found.meta()) {
             Some(owner) if owner.uid == pass.uid => {
                 self.store.wrote(found);
@@ -273,6 +271,39 @@ impl Cluster {
             }
             Err(error) => Err(error.failure(&format!("ControllerRevision {name}"))),
         }
+    }
+
+    /// The API server.
+    pub(crate) fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Reads the object of this name, if there is one.
+    pub(crate) async fn get<K: Clone + Debug + DeserializeOwned>(
+        &self,
+        api: &Api<K>,
+        kind: &str,
+        name: &str,
+    ) -> Result<Option<K>, Failure> {
+        match timeout(CALL_DEADLINE, api.get_opt(name)).await {
+            Ok(found) => found.map_err(failure::Refusal::Kube),
+            Err(_) => Err(failure::Refusal::NoAnswer),
+        }
+        .map_err(|error| error.failure(&format!("{kind} {name}")))
+    }
+
+    /// One write outside of a plan.
+    pub(crate) async fn write<T>(
+        &self,
+        verb: &'static str,
+        kind: &'static str,
+        name: &str,
+        call: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, Failure> {
+        if !self.fence.holds() {
+            return Err(Failure::Soon(NOT_THE_LEADER.to_owned()));
+        }
+        self.call(verb, kind, call).await.map_err(|error| error.failure(&format!("{kind} {name}")))
     }
 
     fn api<K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>>(&self, pass: &Pass<'_>) -> Api<K> {

@@ -12,6 +12,7 @@ pub mod args;
 pub mod debug;
 pub mod discovery;
 pub mod events;
+pub mod leader_worker_sets;
 pub mod lease;
 pub mod limiter;
 pub mod metrics;

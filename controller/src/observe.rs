@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use controller_api::labels;
+use controller_api::leader_worker_set::LeaderWorkerSet;
 use controller_api::pod_group::PodGroup;
 use controller_api::v1alpha1::model_serving::ModelServing;
 use futures_util::StreamExt;
@@ -17,6 +18,7 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tracing::{info, warn};
 
+use crate::leader_worker_sets::LeaderWorkerSets;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::readiness::Readiness;
@@ -37,6 +39,8 @@ pub struct Observer {
     pub queue: Arc<Queue>,
     /// Who waits for the first lists.
     pub readiness: Arc<Readiness>,
+    /// Who hears of ModelServings.
+    pub sets: Arc<LeaderWorkerSets>,
     /// Where failures are counted.
     pub metrics: Arc<Metrics>,
 }
@@ -50,10 +54,11 @@ impl Debug for Observer {
 impl Observer {
     /// Watches the ModelServings. Never ends.
     pub async fn servings(self) {
-        let Self { store, queue, .. } = &self;
+        let Self { store, queue, sets, .. } = &self;
         let api = Api::<Tolerant<ModelServing>>::all(self.client.clone());
         let tell = |told| {
             let keys = store.servings().tell(told);
+            sets.served(&keys);
             queue.wake(keys);
         };
         self.follow(api, "ModelServing", None, tell).await;
@@ -78,6 +83,12 @@ impl Observer {
             queue.wake(store.tell::<PodGroup>(told));
         };
         self.follow(api, "PodGroup", Some(labels::GROUP_NAME), tell).await;
+    }
+
+    /// Watches the LeaderWorkerSets. Never ends; their kind may, though: drop it then.
+    pub async fn leader_worker_sets(self) {
+        let api = Api::<Tolerant<LeaderWorkerSet>>::all(self.client.clone());
+        self.follow(api, "LeaderWorkerSet", None, |told| self.sets.tell(told)).await;
     }
 
     async fn follow<K>(&self, api: Api<K>, kind: &'static str, label: Option<&str>, mut tell: impl FnMut(Told<K>))

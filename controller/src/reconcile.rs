@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 
 use crate::apply::{Cluster, Failure};
 use crate::events::Events;
+use crate::leader_worker_sets::LeaderWorkerSets;
 use crate::metrics::Metrics;
 use crate::observe::store::{Key, Serving, Store};
 use crate::queue::Outcome;
@@ -31,6 +32,7 @@ pub struct Reconciler {
     cluster: Cluster,
     events: Events,
     metrics: Arc<Metrics>,
+    sets: Arc<LeaderWorkerSets>,
     settling: Mutex<HashMap<Key, Settling>>,
 }
 
@@ -42,10 +44,16 @@ struct Settling {
 }
 
 impl Reconciler {
-    /// Passes from this store to this cluster.
+    /// Passes from this store to this cluster; LeaderWorkerSets among `sets` hear of their ModelServings' statuses.
     #[must_use]
-    pub fn new(store: Arc<Store>, cluster: Cluster, events: Events, metrics: Arc<Metrics>) -> Self {
-        Self { store, cluster, events, metrics, settling: Mutex::default() }
+    pub fn new(
+        store: Arc<Store>,
+        cluster: Cluster,
+        events: Events,
+        metrics: Arc<Metrics>,
+        sets: Arc<LeaderWorkerSets>,
+    ) -> Self {
+        Self { store, cluster, events, metrics, sets, settling: Mutex::default() }
     }
 
     /// One pass.
@@ -86,7 +94,11 @@ impl Reconciler {
             return ("waiting", Outcome::After(wake.map_or(wait, |wake| wake.min(wait))));
         }
         match self.cluster.apply(key, &serving, steps).await {
-            Ok(()) => ("written", Outcome::Again),
+            Ok(()) => {
+                // The watch wakes nobody when it tells what we wrote.
+                self.sets.served(std::slice::from_ref(key));
+                ("written", Outcome::Again)
+            }
             Err(failure) => self.failed(key, &serving, &failure),
         }
     }

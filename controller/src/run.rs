@@ -29,6 +29,7 @@ use crate::args::Args;
 use crate::debug;
 use crate::discovery::{self, Known};
 use crate::events;
+use crate::leader_worker_sets::{Adopter, LeaderWorkerSets};
 use crate::lease::Candidate;
 use crate::limiter::Limiter;
 use crate::metrics::Metrics;
@@ -152,6 +153,7 @@ impl Operator {
             limiter,
         } = self;
         let (store, queue) = (Arc::<Store>::default(), Arc::<Queue>::default());
+        let sets = Arc::<LeaderWorkerSets>::default();
         let metrics = Arc::new(Metrics::new(Arc::clone(&store), Arc::clone(&queue)));
         let readiness = Arc::new(Readiness::new(if serves { &WATCHED } else { &[] }));
         let (events, recorder) = events::channel(client.clone(), identity.clone(), metrics.events_dropped.clone());
@@ -176,6 +178,7 @@ impl Operator {
                 store: Arc::clone(&store),
                 queue: Arc::clone(&queue),
                 readiness: Arc::clone(&readiness),
+                sets: Arc::clone(&sets),
                 metrics: Arc::clone(&metrics),
             };
             watch_all(&mut others, &observer);
@@ -184,7 +187,9 @@ impl Operator {
         let fence = candidate.as_ref().map(Candidate::fence).unwrap_or_default();
         let (limiter, counted) = (Arc::new(limiter), Arc::clone(&metrics));
         let cluster = Cluster::new(client, Arc::clone(&store), limiter, counted, events.clone(), fence);
-        let reconciler = Arc::new(Reconciler::new(store, cluster, events, Arc::clone(&metrics)));
+        let adopter =
+            Adopter::new(Arc::clone(&sets), Arc::clone(&store), cluster.clone(), Arc::clone(&queue), events.clone());
+        let reconciler = Arc::new(Reconciler::new(store, cluster, events, Arc::clone(&metrics), Arc::clone(&sets)));
 
         let mut shutdown = std::pin::pin!(shutdown);
         let lead = async {
@@ -204,6 +209,7 @@ impl Operator {
 
         let stop = CancellationToken::new();
         let mut passes = Tasks::new();
+        passes.spawn("worker of LeaderWorkerSets", adopt(sets, adopter, stop.clone()));
         for _ in 0..workers {
             passes.spawn("worker", work(Arc::clone(&queue), Arc::clone(&reconciler), stop.clone()));
         }
@@ -240,6 +246,10 @@ fn watch_all(tasks: &mut Tasks, observer: &Observer) {
     let (sender, receiver) = watch::channel(Known::Nothing);
     tasks.spawn("find gangs", endless(discovery::follow(observer.client.clone(), discovery::POD_GROUPS, sender)));
     tasks.spawn("watch gangs", endless(gangs(observer.clone(), receiver)));
+    let (sender, receiver) = watch::channel(Known::Nothing);
+    let finder = discovery::follow(observer.client.clone(), discovery::LEADER_WORKER_SETS, sender);
+    tasks.spawn("find LeaderWorkerSets", endless(finder));
+    tasks.spawn("watch LeaderWorkerSets", endless(leader_worker_sets(observer.clone(), receiver)));
 }
 
 /// Watches gangs while the cluster has them.
@@ -265,6 +275,39 @@ async fn gangs(observer: Observer, mut known: watch::Receiver<Known>) {
             () = watching => {}
             changed = known.changed() => if changed.is_err() { return },
         }
+    }
+}
+
+/// Watches LeaderWorkerSets while the cluster has them.
+async fn leader_worker_sets(observer: Observer, mut known: watch::Receiver<Known>) {
+    loop {
+        let now = *known.borrow_and_update();
+        let watching = async {
+            match now {
+                Known::Nothing => {}
+                Known::Absent => observer.sets.forget(),
+                Known::Served { .. } => observer.clone().leader_worker_sets().await,
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = watching => {}
+            changed = known.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// The worker of LeaderWorkerSets: what it has to do is little.
+async fn adopt(sets: Arc<LeaderWorkerSets>, adopter: Adopter, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut chance = SmallRng::from_os_rng();
+    loop {
+        let key = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            key = sets.queue.next() => key,
+        };
+        let outcome = adopter.reconcile(&key).await;
+        sets.queue.done(&key, outcome, chance.random());
     }
 }
 

@@ -5,7 +5,7 @@
 //! (Kubernetes, "API concepts", resource versions; guaranteed from 1.35 on and true for etcd before).
 
 mod family;
-mod servings;
+mod objects;
 #[cfg(test)]
 mod tests;
 
@@ -22,7 +22,12 @@ use planning::observed::{GangSupport, Observed, PodFacts, PodGroupFacts, Service
 use planning::plan::ChildKind;
 
 pub use family::{Change, Family};
-pub use servings::{Serving, Servings};
+pub use objects::{Asked, Objects, Read};
+
+/// The ModelServings.
+pub type Servings = Objects<ModelServing>;
+/// A ModelServing as it is known.
+pub type Serving = Read<ModelServing>;
 
 /// The name of a ModelServing; what is reconciled.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

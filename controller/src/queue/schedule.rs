@@ -17,7 +17,7 @@ const BACKOFF_LIMIT: Duration = Duration::from_mins(1);
 /// The first wait after a failure that a person must mend.
 const SLOW_BACKOFF: Duration = Duration::from_secs(5);
 /// The longest wait after a failure that a person must mend.
-const SLOW_LIMIT: Duration = Duration::from_mins(5);
+const SLOW_LIMIT: Duration = Duration::from_mins(1);
 /// An event cuts the wait after a failure down to this: it may be what the key waits for.
 const IMPATIENCE: Duration = Duration::from_secs(1);
 
