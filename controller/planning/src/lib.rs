@@ -28,6 +28,7 @@ mod draft;
 mod forming;
 mod gangs;
 mod groups;
+pub mod history;
 mod instances;
 pub mod leader_worker_set;
 mod limits;

@@ -258,7 +258,7 @@ impl Entry {
 }
 
 /// Where a rollback is asked for, and to what.
-fn rollback(serving: &ModelServing) -> Option<(&'static str, String)> {
+pub(crate) fn rollback(serving: &ModelServing) -> Option<(&'static str, String)> {
     let field = serving.spec.rollout_strategy.as_ref().and_then(|strategy| strategy.rollback_to.as_ref());
     match field {
         Some(IntOrString::Int(number)) => Some(("spec.rolloutStrategy.rollbackTo", number.to_string())),
