@@ -31,6 +31,7 @@ watcher=$!
 exec 3<&-
 wait "$child"; status=$?
 kill "$watcher" 2>/dev/null
+[ -z "$KTHENA_TESTS_SWEEP" ] || rm -rf -- "$KTHENA_TESTS_SWEEP"
 exit "$status"
 "#;
 
@@ -69,6 +70,12 @@ impl Program {
     pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.dir = Some(dir.into());
         self
+    }
+
+    /// Removes the folder `dir` when the program has ended, also when it ends because we were killed.
+    #[must_use]
+    pub fn sweep(self, dir: impl Into<PathBuf>) -> Self {
+        self.env("KTHENA_TESTS_SWEEP", dir.into())
     }
 
     /// Starts it.

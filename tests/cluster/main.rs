@@ -1,0 +1,5 @@
+//! The operator against a real API server.
+
+mod kinds;
+mod kubelet;
+mod proxy;
