@@ -19,3 +19,18 @@ pub const ALL_GROUPS_READY: &str = "AllGroupsReady";
 pub const GROUP_PROGRESSING: &str = "GroupProgressing";
 /// Reason of [`UPDATE_IN_PROGRESS`].
 pub const GROUPS_UPDATING: &str = "GroupsUpdating";
+
+/// Reason of [`READY`], true: all groups are ready, and none is left to update.
+pub const AS_SPECIFIED: &str = "AsSpecified";
+/// Reason of a condition that is false while [`AVAILABLE`] or [`READY`] lacks groups.
+pub const GROUPS_NOT_READY: &str = "GroupsNotReady";
+/// Reason of [`READY`], false, and of [`UPDATE_IN_PROGRESS`]: groups are left to update, and the rollout is held.
+pub const ROLLOUT_PAUSED: &str = "RolloutPaused";
+/// Reason of [`STALLED`]: a rollback names a revision that there is not.
+pub const UNKNOWN_REVISION: &str = "UnknownRevision";
+/// Reason of [`STALLED`]: a revision that is in use cannot be read.
+pub const UNREADABLE_REVISION: &str = "UnreadableRevision";
+/// Reason of [`STALLED`]: a plugin cannot be used or could not do its work.
+pub const PLUGIN_FAILED: &str = "PluginFailed";
+/// Reason of [`STALLED`]: something else has the name of an object that is needed.
+pub const NAME_TAKEN: &str = "NameTaken";

@@ -58,6 +58,8 @@ pub struct PodFacts {
     pub terminating: bool,
     /// How it fares.
     pub health: PodHealth,
+    /// Since when it is ready, if it is.
+    pub ready_since: Option<Timestamp>,
 }
 
 /// How a pod fares.
@@ -74,6 +76,8 @@ pub enum PodHealth {
         since: Option<Timestamp>,
         /// For a person: `OOMKilled (exit code 137)`, `Evicted`.
         reason: String,
+        /// Phase Failed: the kubelet will not start it again.
+        ended: bool,
     },
     /// Phase Succeeded: it will not come back by itself.
     Finished,
