@@ -94,7 +94,8 @@ async fn leader(stage: &Stage) -> Option<String> {
 #[tokio::test]
 async fn of_two_operators_one_writes_and_the_other_takes_over() -> Result<()> {
     let stage = Stage::without_operator("leaders").await?;
-    let start = async |host: &str| stage.operator_options().flag("--leader-elect", true).env("HOSTNAME", host).start().await;
+    let start =
+        async |host: &str| stage.operator_options().flag("--leader-elect", true).env("HOSTNAME", host).start().await;
     let mut operators = vec![("one", start("one").await?), ("two", start("two").await?)];
     stage.create("llm", spec(2, &[role("prefill", 1, 1)])).await?;
     stage.wait_done("llm").await?;

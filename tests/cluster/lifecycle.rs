@@ -46,8 +46,7 @@ async fn no_replicas_are_a_serving_with_a_status() -> Result<()> {
 async fn one_address_may_have_two_host_aliases() -> Result<()> {
     let stage = Stage::new("aliases").await?;
     let mut prefill = role("prefill", 1, 0);
-    let aliases =
-        json!([{"ip": "127.0.0.1", "hostnames": ["a"]}, {"ip": "127.0.0.1", "hostnames": ["b"]}]);
+    let aliases = json!([{"ip": "127.0.0.1", "hostnames": ["a"]}, {"ip": "127.0.0.1", "hostnames": ["b"]}]);
     prefill["entryTemplate"]["spec"]["hostAliases"] = aliases.clone();
     stage.create("llm", spec(1, &[prefill])).await?;
     stage.wait_done("llm").await?;
@@ -182,7 +181,10 @@ async fn a_foreign_pod_that_has_our_pods_name_is_named_in_an_event() -> Result<(
     let events = stage.namespace.api::<k8s_openapi::api::events::v1::Event>();
     let told = poll::until("an event", SOON, async || {
         let all = events.list(&kube::api::ListParams::default()).await.ok()?;
-        all.into_iter().find(|event| event.note.as_ref().is_some_and(|note| note.contains("llm-0-prefill-0-0")) && event.type_.as_deref() == Some("Warning"))
+        all.into_iter().find(|event| {
+            event.note.as_ref().is_some_and(|note| note.contains("llm-0-prefill-0-0"))
+                && event.type_.as_deref() == Some("Warning")
+        })
     })
     .await?;
     assert_eq!(told.regarding.and_then(|object| object.name).as_deref(), Some("llm"));

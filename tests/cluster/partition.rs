@@ -11,11 +11,12 @@ async fn partitioned(label: &str) -> Result<Stage> {
     stage.create("llm", rolling(5, &[role("prefill", 1, 0)], json!({"maxUnavailable": 2, "partition": 3}))).await?;
     stage.wait_done("llm").await?;
     stage.set_image("llm", 0, "engine:2").await?;
-    stage.wait_status("llm", "two updated groups", |serving, status| {
-        let answered = serving.metadata.generation == Some(status.observed_generation);
-        (answered && status.updated_replicas == 2 && status.available_replicas == 5).then_some(())
-    })
-    .await?;
+    stage
+        .wait_status("llm", "two updated groups", |serving, status| {
+            let answered = serving.metadata.generation == Some(status.observed_generation);
+            (answered && status.updated_replicas == 2 && status.available_replicas == 5).then_some(())
+        })
+        .await?;
     Ok(stage)
 }
 
@@ -50,7 +51,9 @@ async fn a_protected_group_comes_back_at_its_ordinal_with_its_own_template() -> 
     let back = stage.wait_replaced(&pod(1), &uids[&pod(1)]).await?;
     assert_eq!(image(&back), "engine:1");
     assert_eq!(stage.revisions().await?, revisions);
-    stage.wait_status("llm", "five available groups", |_, status| (status.available_replicas == 5).then_some(())).await?;
+    stage
+        .wait_status("llm", "five available groups", |_, status| (status.available_replicas == 5).then_some(()))
+        .await?;
     let now = stage.status("llm").await?;
     assert_eq!((now.current_revision, now.update_revision), (status.current_revision, status.update_revision));
     Ok(())
@@ -61,7 +64,9 @@ async fn new_groups_above_the_partition_are_new() -> Result<()> {
     let stage = partitioned("partition-up").await?;
     let before = stage.uids().await?;
     stage.change("llm", json!({"spec": {"replicas": 7}})).await?;
-    stage.wait_status("llm", "seven available groups", |_, status| (status.available_replicas == 7).then_some(())).await?;
+    stage
+        .wait_status("llm", "seven available groups", |_, status| (status.available_replicas == 7).then_some(()))
+        .await?;
     assert_images(&stage, 3, 7).await?;
     let after = stage.uids().await?;
     assert!((0..3).all(|ordinal| before[&pod(ordinal)] == after[&pod(ordinal)]));
@@ -72,10 +77,11 @@ async fn new_groups_above_the_partition_are_new() -> Result<()> {
 async fn groups_above_the_partition_go_first() -> Result<()> {
     let stage = partitioned("partition-down").await?;
     stage.change("llm", json!({"spec": {"replicas": 3}})).await?;
-    stage.wait_status("llm", "three old groups", |_, status| {
-        let counts = [status.replicas, status.updated_replicas, status.current_replicas, status.available_replicas];
-        (counts == [3, 0, 3, 3]).then_some(())
-    })
-    .await?;
+    stage
+        .wait_status("llm", "three old groups", |_, status| {
+            let counts = [status.replicas, status.updated_replicas, status.current_replicas, status.available_replicas];
+            (counts == [3, 0, 3, 3]).then_some(())
+        })
+        .await?;
     assert_images(&stage, 3, 3).await
 }

@@ -74,7 +74,11 @@ async fn with_no_policy_a_failed_pod_is_left_to_the_kubelet_and_a_lost_one_is_re
     let before = stage.uids().await?;
     stage.kubelet.set("llm-0-prefill-0-1", Fate::Restarted).await?;
     stage.wait_status("llm", "one available group", |_, status| (status.available_replicas == 1).then_some(())).await?;
-    stage.stays("every pod is there", |pods| pods.iter().all(|(name, pod)| before.get(name).is_some_and(|old| old == uid(pod)))).await?;
+    stage
+        .stays("every pod is there", |pods| {
+            pods.iter().all(|(name, pod)| before.get(name).is_some_and(|old| old == uid(pod)))
+        })
+        .await?;
     stage.kubelet.set("llm-0-prefill-0-1", Fate::RestartedAndReady).await?;
     stage.wait_done("llm").await?;
     stage.delete_pod("llm-0-prefill-0-1").await?;
@@ -181,8 +185,9 @@ async fn pods_lost_together_are_one_recovery() -> Result<()> {
     }
     stage.wait_done("llm").await?;
     let recovered = stage.uids().await?;
-    stage.stays("no pod is replaced again", |pods| {
-        pods.iter().all(|(name, pod)| recovered.get(name).is_some_and(|known| known == uid(pod)))
-    })
-    .await
+    stage
+        .stays("no pod is replaced again", |pods| {
+            pods.iter().all(|(name, pod)| recovered.get(name).is_some_and(|known| known == uid(pod)))
+        })
+        .await
 }

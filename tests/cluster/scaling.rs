@@ -97,7 +97,9 @@ async fn a_group_that_is_not_ready_goes_first() -> Result<()> {
     let stage = Stage::new("unready-group").await?;
     stage.hold(&["llm-1-prefill-0-0"]).await?;
     stage.create("llm", spec(4, &[role("prefill", 1, 0)])).await?;
-    stage.wait_status("llm", "three available groups", |_, status| (status.available_replicas == 3).then_some(())).await?;
+    stage
+        .wait_status("llm", "three available groups", |_, status| (status.available_replicas == 3).then_some(()))
+        .await?;
     stage.set_deletion_cost("llm-1-prefill-0-0", 1000).await?;
     stage.change("llm", json!({"spec": {"replicas": 3}})).await?;
     stage.wait_pods(&["llm-0-prefill-0-0", "llm-2-prefill-0-0", "llm-3-prefill-0-0"]).await?;

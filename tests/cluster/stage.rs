@@ -58,13 +58,6 @@ impl Stage {
         Ok(())
     }
 
-    /// Starts one and does not wait for its readiness: it may be spoilt before.
-    pub(crate) async fn start_operator_unready(&self) -> Result<()> {
-        let operator = self.operator_options().start_unready().await?;
-        *self.operator.lock() = Some(operator);
-        Ok(())
-    }
-
     /// As `kill -9`.
     pub(crate) fn kill_operator(&self) {
         drop(self.operator.lock().take());
@@ -137,7 +130,11 @@ impl Stage {
         })
         .await;
         seen.with_context(|| {
-            format!("the status is {}; the operator said:\n{}", serde_json::to_string(&last).unwrap_or_default(), self.log())
+            format!(
+                "the status is {}; the operator said:\n{}",
+                serde_json::to_string(&last).unwrap_or_default(),
+                self.log()
+            )
         })
     }
 
@@ -218,7 +215,8 @@ impl Stage {
 
     /// Sets `controller.kubernetes.io/pod-deletion-cost`.
     pub(crate) async fn set_deletion_cost(&self, name: &str, cost: i64) -> Result<()> {
-        let patch = json!({"metadata": {"annotations": {"controller.kubernetes.io/pod-deletion-cost": cost.to_string()}}});
+        let patch =
+            json!({"metadata": {"annotations": {"controller.kubernetes.io/pod-deletion-cost": cost.to_string()}}});
         self.namespace.api::<Pod>().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
         Ok(())
     }
@@ -314,7 +312,6 @@ pub(crate) fn spec(replicas: u32, roles: &[Value]) -> Value {
 /// As [`spec`], with limits of a rolling update of groups.
 pub(crate) fn rolling(replicas: u32, roles: &[Value], configuration: Value) -> Value {
     let mut spec = spec(replicas, roles);
-    spec["rolloutStrategy"] =
-        json!({"type": "ServingGroupRollingUpdate", "rollingUpdateConfiguration": configuration});
+    spec["rolloutStrategy"] = json!({"type": "ServingGroupRollingUpdate", "rollingUpdateConfiguration": configuration});
     spec
 }
