@@ -20,7 +20,7 @@ pub struct Args {
     /// Read pods, pools, ModelServers and ModelRoutes from the files of this directory, and again when they change
     #[arg(long, env = "KTHENA_CONFIG_DIR", value_name = "DIR", help_heading = "Fleet")]
     pub config_dir: Option<PathBuf>,
-    /// Watch the cluster of this kubeconfig (not in this release: use --config-dir)
+    /// Watch the cluster of this kubeconfig; without it and --config-dir, the cluster around this pod
     #[arg(long, env = "KTHENA_KUBECONFIG", value_name = "FILE", help_heading = "Fleet")]
     pub kubeconfig: Option<PathBuf>,
     /// Requests per second to the Kubernetes API; 0 is the client's default

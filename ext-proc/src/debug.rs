@@ -17,8 +17,8 @@ use scheduling::{Endpoint, Moment, Pool, Role};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::declarations::Declarations;
 use crate::explain::{DEFAULT_LIMIT, Explainer};
-use crate::files::Declarations;
 use crate::fleet::Fleet;
 use crate::kv_events::KvMetrics;
 use crate::kv_events::metrics::RankState;

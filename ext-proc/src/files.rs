@@ -9,12 +9,12 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use scheduling::{Declared, Event};
 use tracing::{info, warn};
 
+use crate::declarations::Declarations;
 use crate::fleet::Fleet;
 use crate::health::Readiness;
 use crate::manifest::{self, Object};
@@ -66,26 +66,6 @@ pub enum FilesError {
         /// Object, field and cause.
         cause: crate::resources::InvalidResource,
     },
-}
-
-/// How the last reading went.
-#[derive(Clone, Debug, Default)]
-pub struct ConfigStatus {
-    /// Why the newest state of the directory is not in use; `None` when it is.
-    pub last_error: Option<String>,
-    /// Counts the states that were taken into use.
-    pub generation: u64,
-    /// When the state in use was read; `None` before the first.
-    pub loaded_at: Option<SystemTime>,
-}
-
-/// What is in use and how its reading went, for the debug server.
-#[derive(Debug, Default)]
-pub struct Declarations {
-    /// The objects in use.
-    pub resources: ArcSwap<Resources>,
-    /// How the last reading went.
-    pub status: ArcSwap<ConfigStatus>,
 }
 
 /// Follows a directory.
@@ -177,25 +157,19 @@ impl ConfigDir {
             info!(kind, "Ignoring objects of a kind that the picker does not use.");
         }
         self.ignored.extend(ignored);
-        let generation = self.declarations.status.load().generation + 1;
         let endpoints: usize = declared.pools.iter().map(|pool| pool.endpoints.len()).sum();
-        info!(generation, pools = declared.pools.len(), endpoints, "Loaded the configuration directory.");
+        let pools = declared.pools.len();
         fleet.apply(Event::Declared(declared));
-        self.declarations.resources.store(Arc::new(resources));
-        let status = ConfigStatus { last_error: None, generation, loaded_at: Some(SystemTime::now()) };
-        self.declarations.status.store(Arc::new(status));
+        let generation = self.declarations.accept(resources, None);
+        info!(generation, pools, endpoints, "Loaded the configuration directory.");
     }
 
     fn reject(&mut self, error: &FilesError, failed: &dyn Fn()) {
         let text = error.to_string();
-        let status = self.declarations.status.load_full();
-        if status.last_error.as_ref() == Some(&text) {
-            return;
+        if self.declarations.reject(&text) {
+            warn!(error = text, "Keeping the last good configuration.");
+            failed();
         }
-        warn!(error = text, "Keeping the last good configuration.");
-        let status = ConfigStatus { last_error: Some(text), ..(*status).clone() };
-        self.declarations.status.store(Arc::new(status));
-        failed();
     }
 }
 
@@ -278,11 +252,11 @@ fn add(resources: &mut Resources, object: Object) -> Result<String, &'static str
         Object::Pod(mut pod) => {
             // Nobody reads them, and in a dump they are most of a pod.
             pod.metadata.managed_fields = None;
-            resources.pods.push(*pod);
+            resources.pods.push(Arc::new(*pod));
         }
-        Object::InferencePool(pool) => resources.inference_pools.push(*pool),
-        Object::ModelServer(server) => resources.model_servers.push(*server),
-        Object::ModelRoute(route) => resources.model_routes.push(*route),
+        Object::InferencePool(pool) => resources.inference_pools.push(Arc::new(*pool)),
+        Object::ModelServer(server) => resources.model_servers.push(Arc::new(*server)),
+        Object::ModelRoute(route) => resources.model_routes.push(Arc::new(*route)),
     }
     Ok(identity)
 }

@@ -3,7 +3,9 @@
 pub mod access_log;
 pub mod admin;
 pub mod args;
+pub mod cluster;
 pub mod debug;
+pub mod declarations;
 pub mod duplicates;
 pub mod exchange;
 pub mod explain;

@@ -58,9 +58,13 @@ pub enum ReloadSource {
     SchedulerConfig,
     /// The certificate of `--cert-path`.
     Certificate,
+    /// An object of the cluster.
+    Cluster,
 }
 
 impl ReloadSource {
+    const ALL: [Self; 4] = [Self::ConfigDir, Self::SchedulerConfig, Self::Certificate, Self::Cluster];
+
     /// The metric label.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -68,6 +72,7 @@ impl ReloadSource {
             Self::ConfigDir => "config-dir",
             Self::SchedulerConfig => "scheduler-config",
             Self::Certificate => "certificate",
+            Self::Cluster => "cluster",
         }
     }
 }
@@ -144,7 +149,7 @@ impl Metrics {
             prefill: PrefillMetrics::default(),
             fleet,
         };
-        for source in [ReloadSource::ConfigDir, ReloadSource::SchedulerConfig, ReloadSource::Certificate] {
+        for source in ReloadSource::ALL {
             // A series that exists from the start lets `increase()` see the first failure.
             drop(metrics.reload_failures.get_or_create(&SourceLabels { source: source.name() }));
         }

@@ -1,6 +1,6 @@
 //! Kubernetes objects into what the brain is told of the world.
 //!
-//! Pure: the same translation serves files and, later, a cluster's watch.
+//! Pure: the same translation serves files and a cluster's watch.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -19,13 +19,13 @@ use scheduling::{
 #[derive(Clone, Debug, Default)]
 pub struct Resources {
     /// `v1/Pod`.
-    pub pods: Vec<Pod>,
+    pub pods: Vec<Arc<Pod>>,
     /// `inference.networking.k8s.io/v1` `InferencePool`.
-    pub inference_pools: Vec<InferencePool>,
+    pub inference_pools: Vec<Arc<InferencePool>>,
     /// `networking.serving.volcano.sh/v1alpha1` `ModelServer`.
-    pub model_servers: Vec<server::ModelServer>,
+    pub model_servers: Vec<Arc<server::ModelServer>>,
     /// `networking.serving.volcano.sh/v1alpha1` `ModelRoute`.
-    pub model_routes: Vec<route::ModelRoute>,
+    pub model_routes: Vec<Arc<route::ModelRoute>>,
 }
 
 /// An object that says something which cannot be.
@@ -57,18 +57,36 @@ fn namespace(metadata: &ObjectMeta) -> &str {
 /// # Errors
 /// The first [`InvalidResource`].
 pub fn declare(resources: &Resources) -> Result<Declared, InvalidResource> {
-    let Resources { pods, inference_pools, model_servers, model_routes } = resources;
-    let mut model_servers = model_servers.iter().map(declare_server).collect::<Result<Vec<_>, _>>()?;
-    model_servers.sort_by(|one, other| one.name.cmp(&other.name));
-    Ok(Declared {
-        workers: declare_workers(inference_pools, pods, &model_servers),
-        pools: inference_pools.iter().map(|pool| declare_pool(pool, pods, &model_servers)).collect::<Result<_, _>>()?,
-        model_routes: model_routes.iter().map(declare_route).collect::<Result<_, _>>()?,
-        model_servers,
-    })
+    let (declared, invalid) = declare_all(resources);
+    invalid.into_iter().next().map_or(Ok(declared), Err)
 }
 
-fn declare_pool(pool: &InferencePool, pods: &[Pod], servers: &[ModelServer]) -> Result<DeclaredPool, InvalidResource> {
+/// What those objects declare that say something which can be; and the others.
+#[must_use]
+pub fn declare_all(resources: &Resources) -> (Declared, Vec<InvalidResource>) {
+    let Resources { pods, inference_pools, model_servers, model_routes } = resources;
+    let mut invalid = Vec::new();
+    let mut model_servers = valid(model_servers.iter().map(|server| declare_server(server)), &mut invalid);
+    model_servers.sort_by(|one, other| one.name.cmp(&other.name));
+    let pools = inference_pools.iter().map(|pool| declare_pool(pool, pods, &model_servers));
+    let declared = Declared {
+        workers: declare_workers(inference_pools, pods, &model_servers),
+        pools: valid(pools, &mut invalid),
+        model_routes: valid(model_routes.iter().map(|route| declare_route(route)), &mut invalid),
+        model_servers,
+    };
+    (declared, invalid)
+}
+
+fn valid<T>(declared: impl Iterator<Item = Result<T, InvalidResource>>, invalid: &mut Vec<InvalidResource>) -> Vec<T> {
+    declared.filter_map(|it| it.map_err(|error| invalid.push(error)).ok()).collect()
+}
+
+fn declare_pool(
+    pool: &InferencePool,
+    pods: &[Arc<Pod>],
+    servers: &[ModelServer],
+) -> Result<DeclaredPool, InvalidResource> {
     let invalid = |field: &str, reason: &str| InvalidResource {
         kind: "InferencePool",
         name: full_name(&pool.metadata),
@@ -209,7 +227,7 @@ fn declare_connector(engine: server::InferenceEngine, connector: Option<&server:
 
 /// Every prefill pod of a ModelServer with a `pdGroup`, at the server's port or, without one, at the
 /// ports of the pools of its namespace: which of them count is decided where the pool is known.
-fn declare_workers(pools: &[InferencePool], pods: &[Pod], servers: &[ModelServer]) -> Vec<DeclaredEndpoint> {
+fn declare_workers(pools: &[Arc<InferencePool>], pods: &[Arc<Pod>], servers: &[ModelServer]) -> Vec<DeclaredEndpoint> {
     let mut workers: BTreeMap<SocketAddr, DeclaredEndpoint> = BTreeMap::new();
     for server in servers.iter().filter(|server| server.pd_group.is_some()) {
         for pod in pods {

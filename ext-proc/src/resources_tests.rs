@@ -9,7 +9,7 @@ fn object<T: DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()
 }
 
-fn pod(name: &str, ip: &str, change: impl FnOnce(&mut Value)) -> Pod {
+fn pod(name: &str, ip: &str, change: impl FnOnce(&mut Value)) -> Arc<Pod> {
     let mut value = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "namespace": "ns", "labels": {"app": "llama"}},
@@ -19,7 +19,7 @@ fn pod(name: &str, ip: &str, change: impl FnOnce(&mut Value)) -> Pod {
     object(value)
 }
 
-fn pool(ports: &[u16]) -> InferencePool {
+fn pool(ports: &[u16]) -> Arc<InferencePool> {
     let ports: Vec<Value> = ports.iter().map(|port| json!({"number": port})).collect();
     object(json!({
         "apiVersion": "inference.networking.k8s.io/v1", "kind": "InferencePool",
@@ -29,7 +29,7 @@ fn pool(ports: &[u16]) -> InferencePool {
     }))
 }
 
-fn server(name: &str, engine: &str, port: u16) -> server::ModelServer {
+fn server(name: &str, engine: &str, port: u16) -> Arc<server::ModelServer> {
     object(json!({
         "apiVersion": "networking.serving.volcano.sh/v1alpha1", "kind": "ModelServer",
         "metadata": {"name": name, "namespace": "ns"},
@@ -38,7 +38,7 @@ fn server(name: &str, engine: &str, port: u16) -> server::ModelServer {
     }))
 }
 
-fn route(rule: &Value) -> route::ModelRoute {
+fn route(rule: &Value) -> Arc<route::ModelRoute> {
     object(json!({
         "apiVersion": "networking.serving.volcano.sh/v1alpha1", "kind": "ModelRoute",
         "metadata": {"name": "r", "namespace": "ns", "creationTimestamp": "1970-01-01T00:01:00Z"},
@@ -46,7 +46,7 @@ fn route(rule: &Value) -> route::ModelRoute {
     }))
 }
 
-fn endpoints(pods: Vec<Pod>, ports: &[u16]) -> Vec<(String, bool)> {
+fn endpoints(pods: Vec<Arc<Pod>>, ports: &[u16]) -> Vec<(String, bool)> {
     let declared = declare(&Resources { pods, inference_pools: vec![pool(ports)], ..Resources::default() }).unwrap();
     declared.pools[0].endpoints.iter().map(|endpoint| (endpoint.address.to_string(), endpoint.ready)).collect()
 }
@@ -152,7 +152,7 @@ fn weights_default_to_equal_or_to_the_clusters_hundred() {
     assert_eq!(error.field, "spec.rules[0].targetModels[0].weight");
 }
 
-fn pd_server(change: impl FnOnce(&mut Value)) -> server::ModelServer {
+fn pd_server(change: impl FnOnce(&mut Value)) -> Arc<server::ModelServer> {
     let mut value = serde_json::to_value(server("pd", "vLLM", 8000)).unwrap();
     value["spec"]["workloadSelector"]["pdGroup"] =
         json!({"groupKey": "group", "prefillLabels": {"role": "prefill"}, "decodeLabels": {"role": "decode"}});
@@ -200,7 +200,7 @@ fn prefill_pods_are_workers_though_no_pool_selects_them() {
     };
     let workers = |change: fn(&mut Value)| {
         let mut pool = pool(&[8000, 8001]);
-        pool.spec.selector.match_labels.insert("role".to_owned(), "decode".to_owned());
+        Arc::make_mut(&mut pool).spec.selector.match_labels.insert("role".to_owned(), "decode".to_owned());
         let pods = vec![
             worker("p", "10.0.0.2", "prefill"),
             worker("d", "10.0.0.1", "decode"),
@@ -221,4 +221,19 @@ fn prefill_pods_are_workers_though_no_pool_selects_them() {
         |spec: &mut Value| (spec["workloadPort"], spec["inferenceEngine"]) = (Value::Null, "SGLang".into());
     let both = ["10.0.0.2:8000", "10.0.0.2:8001"].map(|address| at(address, EngineKind::Sglang));
     assert_eq!(workers(everywhere), both);
+}
+
+#[test]
+fn an_object_that_says_what_cannot_be_does_not_hide_the_others() {
+    let resources = Resources {
+        pods: vec![pod("one", "10.0.0.1", |_| {})],
+        inference_pools: vec![pool(&[]), pool(&[8000])],
+        ..Resources::default()
+    };
+    let (declared, invalid) = declare_all(&resources);
+    assert_eq!(declared.pools.len(), 1);
+    assert_eq!(declared.pools[0].endpoints.len(), 1);
+    assert_eq!(invalid.len(), 1);
+    assert_eq!(invalid[0].field, "spec.targetPorts");
+    assert_eq!(declare(&resources).unwrap_err(), invalid[0], "files are taken as a whole");
 }

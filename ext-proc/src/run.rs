@@ -20,7 +20,9 @@ use tracing::{info, warn};
 use crate::access_log::AccessLog;
 use crate::admin;
 use crate::args::{Args, PoolPort, TlsMode};
+use crate::cluster::Cluster;
 use crate::debug;
+use crate::declarations::Declarations;
 use crate::files::ConfigDir;
 use crate::fleet::Fleet;
 use crate::health::{self, Readiness};
@@ -143,7 +145,7 @@ pub struct Picker {
     listeners: Listeners,
     certificate: Option<Certificate>,
     tls: TlsMode,
-    config_dir: ConfigDir,
+    source: Source,
     profile_file: Option<ProfileFile>,
     fleet: Arc<Fleet>,
     metrics: Arc<Metrics>,
@@ -152,6 +154,22 @@ pub struct Picker {
     kv_sources: Sources,
     readiness: Readiness,
     drain_timeout: Duration,
+}
+
+/// Where the fleet comes from.
+#[derive(Debug)]
+enum Source {
+    Directory(ConfigDir),
+    Cluster(Box<Cluster>),
+}
+
+impl Source {
+    fn declarations(&self) -> Arc<Declarations> {
+        match self {
+            Self::Directory(directory) => directory.declarations(),
+            Self::Cluster(cluster) => cluster.declarations(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -172,9 +190,9 @@ impl Picker {
         let prefill_timeout = args.prefill_timeout().context("--prefill-timeout")?;
         let Args {
             config_dir,
-            kubeconfig: _,
-            kube_api_qps: _,
-            kube_api_burst: _,
+            kubeconfig,
+            kube_api_qps,
+            kube_api_burst,
             pool_name,
             pool_namespace,
             pool_port,
@@ -200,10 +218,16 @@ impl Picker {
             log_format: _,
             log_level: _,
         } = args;
-        let Some(config_dir) = config_dir else {
-            bail!("there is no Kubernetes mode in this release: give --config-dir DIR, a directory of manifests");
+        let source = match (&config_dir, &kubeconfig) {
+            (Some(_), Some(_)) => bail!("--config-dir and --kubeconfig are both given: the fleet has one source"),
+            (Some(directory), None) => Source::Directory(ConfigDir::new(directory).context("--config-dir")?),
+            (None, kubeconfig) => {
+                // A picker of one pool needs the rights for that pool's namespace only.
+                let namespace = pool_name.is_some().then_some(pool_namespace.as_str());
+                let cluster = Cluster::connect(kubeconfig.as_deref(), namespace, kube_api_qps, kube_api_burst);
+                Source::Cluster(Box::new(cluster.await?))
+            }
         };
-        let config_dir = ConfigDir::new(&config_dir).context("--config-dir")?;
         let kv_sources = Sources {
             port: kv_events_port,
             replay_port: Some(kv_replay_port).filter(|port| *port > 0),
@@ -248,7 +272,7 @@ impl Picker {
             listeners,
             certificate,
             tls,
-            config_dir,
+            source,
             profile_file,
             fleet,
             metrics,
@@ -277,7 +301,7 @@ impl Picker {
             listeners: Listeners { grpc, grpc_health, metrics: metrics_listener, debug: debug_listener },
             certificate,
             tls,
-            config_dir,
+            source,
             profile_file,
             fleet,
             metrics,
@@ -310,8 +334,7 @@ impl Picker {
         let ready = move || if ready.is_ready() { Ok(()) } else { Err(ready.reason()) };
         let admin = admin::router(Arc::clone(&metrics), Arc::new(ready));
         others.spawn("metrics", async { Ok(axum::serve(metrics_listener, admin).await?) });
-        let debug =
-            debug::router(Arc::clone(&fleet), recent, config_dir.declarations(), Arc::clone(&metrics.kv_events));
+        let debug = debug::router(Arc::clone(&fleet), recent, source.declarations(), Arc::clone(&metrics.kv_events));
         others.spawn("debug", async { Ok(axum::serve(debug_listener, debug).await?) });
         let (holder, held_fleet) = (service.holder(), Arc::clone(&fleet));
         others.spawn("held load", async move {
@@ -333,9 +356,17 @@ impl Picker {
             let metrics = Arc::clone(&metrics);
             move || metrics.reload_failed(source)
         };
-        let bad_files = Arc::new(failed(ReloadSource::ConfigDir));
-        let follow = config_dir.follow(Arc::clone(&fleet), readiness.clone(), bad_files);
-        others.spawn("configuration", async { Ok(follow.await?) });
+        match source {
+            Source::Directory(directory) => {
+                let failed = Arc::new(failed(ReloadSource::ConfigDir));
+                let follow = directory.follow(Arc::clone(&fleet), readiness.clone(), failed);
+                others.spawn("configuration", async { Ok(follow.await?) });
+            }
+            Source::Cluster(cluster) => {
+                let failed = Arc::new(failed(ReloadSource::Cluster));
+                others.spawn("cluster", endless(cluster.follow(Arc::clone(&fleet), readiness.clone(), failed)));
+            }
+        }
         if let Some(file) = profile_file {
             let follow = file.follow(Arc::clone(&fleet), failed(ReloadSource::SchedulerConfig));
             others.spawn("scheduler configuration", endless(follow));

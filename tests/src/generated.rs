@@ -1,4 +1,5 @@
-//! The generated Rust of `proto/`, made without protoc: protox parses, tonic-prost-build writes.
+//! What is generated and committed: the Rust of `proto/`, made without protoc (protox parses, tonic-prost-build
+//! writes), and the CustomResourceDefinitions of `deploy/crds/`.
 
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,31 @@ pub struct GeneratedFile {
     pub path: PathBuf,
     /// What it must hold.
     pub text: String,
+}
+
+/// Generates everything.
+///
+/// # Errors
+/// Those of [`picker`] and [`crds`].
+pub fn all() -> anyhow::Result<Vec<GeneratedFile>> {
+    Ok(picker()?.into_iter().chain(crds()?).collect())
+}
+
+/// Generates one file for each kind that is ours.
+///
+/// # Errors
+/// A definition that cannot be written as YAML.
+pub fn crds() -> anyhow::Result<Vec<GeneratedFile>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/crds");
+    controller_api::crds::all()
+        .iter()
+        .map(|definition| {
+            let spec = &definition.spec;
+            let yaml = serde_saphyr::to_string(definition)?;
+            let text = format!("# Generated from the kinds in controller/api by `cargo gen`; do not edit.\n{yaml}");
+            Ok(GeneratedFile { path: folder.join(format!("{}_{}.yaml", spec.group, spec.names.plural)), text })
+        })
+        .collect()
 }
 
 /// Generates the code of `kthena.picker.v1`.

@@ -24,6 +24,8 @@ pub const PAUSED: &str = "modelserving.volcano.sh/paused";
 pub const ROLLBACK_TO: &str = "modelserving.volcano.sh/rollback-to";
 /// Annotation of a ModelServing, copied to its newest revision: why the change was made.
 pub const CHANGE_CAUSE: &str = "kubernetes.io/change-cause";
+/// Annotation of a ModelServing: `LeaderReady` creates the workers of a role instance only when its entry pod is ready.
+pub const STARTUP_POLICY: &str = "modelserving.volcano.sh/startup-policy";
 /// Annotation of a pod: what deleting it costs; the cheapest go first.
 pub const POD_DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 /// Annotation of a pod and a PodGroup: the gang.

@@ -3,9 +3,12 @@
 //! Field names, defaults and limits are those of the objects' owners, so that their users'
 //! manifests apply unchanged. Meaning is added by the reader.
 
+mod cel;
 pub mod conditions;
+pub mod crds;
 pub mod inference_pool;
 pub mod labels;
 pub mod leader_worker_set;
 pub mod pod_group;
+mod pod_template;
 pub mod v1alpha1;

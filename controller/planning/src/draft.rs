@@ -10,7 +10,7 @@ use crate::change::Rollout;
 use crate::forming::{Begun, Forming};
 use crate::limits::Limits;
 use crate::lineage::{Blueprint, Lineage};
-use crate::observed::{Observed, PodFacts};
+use crate::observed::{Observed, PodFacts, PodHealth};
 use crate::plan::{ChildKind, Deletion, Write};
 use crate::plugins::Chain;
 use crate::recovery::Recoveries;
@@ -46,6 +46,13 @@ impl<'a> Pass<'a> {
         'a: 'b,
     {
         objects::Build { serving: self.serving, revision: &blueprint.revision, gang: self.gang, plugins }
+    }
+
+    /// The pod of this name is ready, and stays.
+    fn is_ready(&self, name: &str) -> bool {
+        let pods = &self.observed.pods;
+        let found = pods.binary_search_by(|pod| pod.name.as_str().cmp(name)).ok().and_then(|at| pods.get(at));
+        found.is_some_and(|pod| pod.health == PodHealth::Ready && !pod.terminating)
     }
 }
 
@@ -127,7 +134,8 @@ impl Draft {
         }));
     }
 
-    /// Creates the pods of these numbers; none of them if one cannot be built, or if its name is taken.
+    /// Creates the pods of these numbers; none of them if one cannot be built, or if its name is taken. Workers that
+    /// wait for their entry pod are left to a later pass.
     pub(crate) fn create(
         &mut self,
         pass: &Pass<'_>,
@@ -139,8 +147,10 @@ impl Draft {
         let Some(plugins) = pass.plugins else { return false };
         let build = pass.build(blueprint, plugins);
         let role_id = names::role_id(&role.name, index);
+        let entry = names::pod(group, &role_id, 0);
+        let workers = !objects::workers_wait(pass.serving) || pass.is_ready(&entry);
         let mut pods = Vec::new();
-        for number in numbers {
+        for number in numbers.filter(|number| *number == 0 || workers) {
             let name = names::pod(group, &role_id, number);
             if pass.observed.pods.binary_search_by(|pod| pod.name.as_str().cmp(&name)).is_ok() {
                 let message = "its labels were changed: delete it, or give it its labels back";

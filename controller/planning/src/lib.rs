@@ -28,6 +28,7 @@ mod draft;
 mod forming;
 mod gangs;
 mod groups;
+pub mod history;
 mod instances;
 pub mod leader_worker_set;
 mod limits;
@@ -44,6 +45,7 @@ mod services;
 mod status;
 mod story;
 mod topology;
+pub mod validation;
 
 use std::collections::BTreeSet;
 

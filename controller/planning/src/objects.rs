@@ -49,6 +49,12 @@ pub fn instance_size(role: &Role) -> u32 {
     workers.saturating_add(1)
 }
 
+/// The workers of an instance are created only when its entry pod is ready.
+pub fn workers_wait(serving: &ModelServing) -> bool {
+    let annotations = serving.metadata.annotations.as_ref();
+    annotations.and_then(|all| all.get(labels::STARTUP_POLICY)).is_some_and(|policy| policy == "LeaderReady")
+}
+
 /// Instances of `role` in a group; 1 if it does not say.
 pub fn instances(role: &Role) -> u32 {
     u32::try_from(role.replicas.unwrap_or(1)).unwrap_or(0)

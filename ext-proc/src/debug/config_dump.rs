@@ -6,7 +6,7 @@ use scheduling::{Endpoint, EngineKind, Role, Snapshot};
 use serde_json::{Map, Value, json};
 
 use super::Kind;
-use crate::files::Declarations;
+use crate::declarations::Declarations;
 
 /// The engine's name in `ModelServer.spec.inferenceEngine`.
 pub(super) fn engine(engine: EngineKind) -> &'static str {

@@ -1,7 +1,10 @@
-//! Writes the generated Rust of `proto/` anew: `cargo gen`.
+//! Writes what is generated anew: `cargo gen`.
 
 fn main() -> anyhow::Result<()> {
-    for file in tests::generated::picker()? {
+    for file in tests::generated::all()? {
+        if let Some(folder) = file.path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
         std::fs::write(&file.path, &file.text)?;
     }
     Ok(())

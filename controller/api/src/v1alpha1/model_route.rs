@@ -2,9 +2,24 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::cel;
+
+/// On the spec.
+const SPEC: &[cel::Rule] = &[cel::Rule::new(
+    "(has(self.modelName) && self.modelName != '') || (has(self.loraAdapters) && size(self.loraAdapters) > 0)",
+    "modelName and loraAdapters cannot both be empty: name the model, or at least one adapter",
+)];
+
+/// On `modelName`.
+const MODEL_NAME: &[cel::Rule] = &[cel::Rule::new(
+    "self == oldSelf",
+    "modelName is immutable: create a ModelRoute for the new name, then delete this one",
+)];
 
 /// Says which ModelServers serve the requests for a model, or for its LoRA adapters.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -15,13 +30,19 @@ use serde::{Deserialize, Serialize};
     namespaced,
     status = "ModelRouteStatus",
     derive = "PartialEq",
-    printcolumn = r#"{"name":"Model","type":"string","jsonPath":".spec.modelName"}"#,
+    shortname = "mroute",
+    category = "kthena",
+    doc = "From the name of a model to the ModelServers that serve it.",
+    printcolumn = r#"{"name":"Model","type":"string","jsonPath":".spec.modelName","description":"The model that requests name"}"#,
+    printcolumn = r#"{"name":"Status","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].message","description":"How it fares","priority":1}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = SPEC))]
 pub struct ModelRouteSpec {
     /// The `model` of a request: the engine's name for it, an alias, or a name of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024), extend("x-kubernetes-validations" = MODEL_NAME))]
     pub model_name: Option<String>,
     /// More values of `model`, which are names of LoRA adapters; at most 10.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -38,9 +59,18 @@ pub struct ModelRouteSpec {
     pub rate_limit: Option<RateLimit>,
 }
 
-/// Kthena writes none up to its release v1.0.0.
+/// What became of it.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-pub struct ModelRouteStatus {}
+#[serde(rename_all = "camelCase")]
+pub struct ModelRouteStatus {
+    /// The generation of the spec that this status answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// What a person or a tool waits for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
 
 /// The Gateway API's reference to a Gateway, or to one of its listeners.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -48,20 +78,26 @@ pub struct ModelRouteStatus {}
 pub struct ParentReference {
     /// `gateway.networking.k8s.io` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253), extend("default" = "gateway.networking.k8s.io"))]
     pub group: Option<String>,
     /// `Gateway` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), extend("default" = "Gateway"))]
     pub kind: Option<String>,
     /// The route's own namespace when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
     pub namespace: Option<String>,
     /// The Gateway's name.
+    #[schemars(length(min = 1, max = 253))]
     pub name: String,
     /// One listener of the Gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
     pub section_name: Option<String>,
     /// One port of the Gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
     pub port: Option<u16>,
 }
 
@@ -75,8 +111,8 @@ pub struct Rule {
     /// The conditions; every request meets them when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_match: Option<ModelMatch>,
-    /// The ModelServers, by weight. At most 16.
-    #[schemars(length(max = 16))]
+    /// The ModelServers, by weight: 1 to 16.
+    #[schemars(length(min = 1, max = 16))]
     pub target_models: Vec<TargetModel>,
 }
 
@@ -125,10 +161,11 @@ pub struct BodyMatch {
 #[serde(rename_all = "camelCase")]
 pub struct TargetModel {
     /// A ModelServer in the route's namespace.
+    #[schemars(length(min = 1, max = 253))]
     pub model_server_name: String,
-    /// Its share of the sum of weights; the cluster fills in 100 when absent.
+    /// Its share of the sum of weights, 0 to 100. Defaults to 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(max = 100))]
+    #[schemars(range(max = 100), extend("default" = 100))]
     pub weight: Option<u32>,
 }
 
@@ -183,6 +220,7 @@ pub struct GlobalRateLimit {
 #[serde(rename_all = "camelCase")]
 pub struct Redis {
     /// `host:port`.
+    #[schemars(length(min = 1, max = 261))]
     pub address: String,
 }
 

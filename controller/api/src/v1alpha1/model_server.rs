@@ -2,9 +2,25 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::cel::Rule;
+
+/// On a duration.
+const DURATION: &[Rule] = &[Rule::new(
+    "self.matches('^([0-9]+([.][0-9]+)?(ns|us|ms|s|m|h))+$') || self == '0'",
+    "must be a duration, such as 30s, 1m30s or 100ms",
+)];
+
+/// On `workloadSelector`.
+const SELECTOR: &[Rule] = &[Rule::new(
+    "!has(self.pdGroup) || self.pdGroup.groupKey != ''",
+    "pdGroup.groupKey must not be empty: name the label whose value a prefill pod and a decode pod share, such as \
+     modelserving.volcano.sh/group-name",
+)];
 
 /// Names the pods that serve a model, their engine, and how traffic to them behaves.
 #[derive(CustomResource, Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -15,8 +31,14 @@ use serde::{Deserialize, Serialize};
     namespaced,
     status = "ModelServerStatus",
     derive = "PartialEq",
-    printcolumn = r#"{"name":"Engine","type":"string","jsonPath":".spec.inferenceEngine"}"#,
-    printcolumn = r#"{"name":"Model","type":"string","jsonPath":".spec.model"}"#,
+    shortname = "mserver",
+    category = "kthena",
+    doc = "The pods that serve one model, and how they are reached.",
+    printcolumn = r#"{"name":"Engine","type":"string","jsonPath":".spec.inferenceEngine","description":"Which engine the pods run"}"#,
+    printcolumn = r#"{"name":"Model","type":"string","jsonPath":".spec.model","description":"What the engines call the model"}"#,
+    printcolumn = r#"{"name":"Port","type":"integer","jsonPath":".spec.workloadPort.port","description":"The engines' port"}"#,
+    printcolumn = r#"{"name":"Protocol","type":"string","jsonPath":".spec.workloadPort.protocol","description":"What the engines speak","priority":1}"#,
+    printcolumn = r#"{"name":"Status","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].message","description":"How it fares","priority":1}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
@@ -40,9 +62,18 @@ pub struct ModelServerSpec {
     pub kv_connector: Option<KvConnector>,
 }
 
-/// Kthena writes none up to its release v1.0.0.
+/// What became of it.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-pub struct ModelServerStatus {}
+#[serde(rename_all = "camelCase")]
+pub struct ModelServerStatus {
+    /// The generation of the spec that this status answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// What a person or a tool waits for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
 
 /// An inference engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -58,6 +89,7 @@ pub enum InferenceEngine {
 /// Selects pods by their labels.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = SELECTOR))]
 pub struct WorkloadSelector {
     /// All must be equal.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -70,6 +102,7 @@ pub struct WorkloadSelector {
 /// How prefill and decode pods are told apart, and which of them belong together.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("required" = ["decodeLabels", "groupKey", "prefillLabels"]))]
 pub struct PdGroup {
     /// The label whose value a prefill pod and a decode pod must share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -111,6 +144,7 @@ pub enum Protocol {
 pub struct TrafficPolicy {
     /// How long a request may take, as `30s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), extend("x-kubernetes-validations" = DURATION))]
     pub timeout: Option<String>,
     /// What happens after a failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -122,9 +156,12 @@ pub struct TrafficPolicy {
 #[serde(rename_all = "camelCase")]
 pub struct Retry {
     /// How many more attempts.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
     pub attempts: i32,
     /// The pause between two attempts.
     #[serde(default = "retry_interval")]
+    #[schemars(length(max = 64), extend("x-kubernetes-validations" = DURATION))]
     pub retry_interval: String,
 }
 

@@ -11,7 +11,7 @@ use controller_api::v1alpha1::model_serving::{GangPolicy, Role};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::requests::{self, Amounts};
-use super::{Build, instance_size, instances, metadata};
+use super::{Build, instance_size, instances, metadata, workers_wait};
 use crate::observed::GangSupport;
 
 /// The queue of a gang that names none.
@@ -22,12 +22,15 @@ pub(super) fn build(build: &Build<'_>, group: &str, roles: &[Role], gangs: GangS
     let gang_policy = template.gang_policy.as_ref();
     let topology = template.network_topology.as_ref();
 
+    // Entry pods that workers wait for must be bound without them; room for all is still asked for.
+    let gang_size = |role: &Role| if workers_wait(build.serving) { 1 } else { instance_size(role) };
+
     let mut members: u32 = 0;
     let mut resources = Amounts::new();
     for role in roles {
         let least = least_instances(gang_policy, role);
         let size = instance_size(role);
-        members = members.saturating_add(least.saturating_mul(size));
+        members = members.saturating_add(least.saturating_mul(gang_size(role)));
         if let Some(entry) = &role.entry_template.spec {
             requests::add(&mut resources, &requests::of_pod(entry), least);
         }
@@ -47,7 +50,7 @@ pub(super) fn build(build: &Build<'_>, group: &str, roles: &[Role], gangs: GangS
                 match_expressions: None,
             }),
             match_label_keys: Some(vec![labels::ROLE_ID.to_owned()]),
-            sub_group_size: Some(signed(instance_size(role))),
+            sub_group_size: Some(signed(gang_size(role))),
             min_sub_groups: Some(signed(least_instances(gang_policy, role))),
             network_topology: topology.and_then(|topology| topology.role_policy.clone()),
         });

@@ -155,3 +155,13 @@ fn a_gang_is_repaired_when_anything_differs_that_is_ours() {
         assert_ne!(pod_group_fingerprint(&found), print);
     }
 }
+
+#[test]
+fn an_entry_pod_that_workers_wait_for_is_bound_without_them() {
+    let mut serving = serving();
+    serving["metadata"]["annotations"] = json!({"modelserving.volcano.sh/startup-policy": "LeaderReady"});
+    let spec = spec_of(&serving);
+    assert_eq!(spec["minMember"], 3);
+    assert_eq!(spec["subGroupPolicy"][0]["subGroupSize"], 1);
+    assert_eq!(spec["minResources"]["cpu"], "17", "room for the workers is asked for at once");
+}

@@ -1,0 +1,144 @@
+//! Kinds that may come and go while we run: Volcano's gangs, LeaderWorkerSets.
+
+use std::fmt::Debug;
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::core::PartialObjectMeta;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client};
+use planning::observed::GangSupport;
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
+
+/// The CustomResourceDefinition of Volcano's gangs.
+pub const POD_GROUPS: &str = "podgroups.scheduling.volcano.sh";
+/// The CustomResourceDefinition of LeaderWorkerSets.
+pub const LEADER_WORKER_SETS: &str = "leaderworkersets.leaderworkerset.x-k8s.io";
+
+/// The longest that one call may take.
+const CALL_DEADLINE: Duration = Duration::from_secs(15);
+/// Between two tries.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// What is known of a kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Known {
+    /// Nothing yet.
+    #[default]
+    Nothing,
+    /// The cluster does not have it.
+    Absent,
+    /// The cluster serves it. Whether its spec has `subGroupPolicy` (Volcano's gangs from 1.14 on).
+    Served {
+        /// It has.
+        sub_groups: bool,
+    },
+}
+
+impl Known {
+    /// What that means for gangs.
+    #[must_use]
+    pub fn gangs(self) -> GangSupport {
+        match self {
+            Self::Nothing | Self::Absent => GangSupport::Absent,
+            Self::Served { sub_groups: false } => GangSupport::Groups,
+            Self::Served { sub_groups: true } => GangSupport::SubGroups,
+        }
+    }
+}
+
+/// Follows the definition `name` and tells what becomes known. Never ends.
+pub async fn follow(client: Client, name: &'static str, known: watch::Sender<Known>) {
+    let api = Api::<PartialObjectMeta<CustomResourceDefinition>>::all(client.clone());
+    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let mut events = pin!(watcher(api, config).default_backoff());
+    let mut listed = false;
+    let mut failing = false;
+    while let Some(event) = events.next().await {
+        let now = match event {
+            Ok(Event::Init) => {
+                listed = false;
+                continue;
+            }
+            Ok(Event::InitDone) if listed => continue,
+            Ok(Event::InitDone | Event::Delete(_)) => Known::Absent,
+            Ok(Event::InitApply(_) | Event::Apply(_)) => {
+                listed = true;
+                definition(&client, name).await
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    warn!(name, %error, "CustomResourceDefinitions cannot be watched: may the ClusterRole?");
+                }
+                continue;
+            }
+        };
+        failing = false;
+        let changed = known.send_if_modified(|known| std::mem::replace(known, now) != now);
+        if changed {
+            info!(name, known = ?now, "What the cluster serves is known.");
+        }
+    }
+}
+
+/// Reads the definition.
+async fn definition(client: &Client, name: &str) -> Known {
+    let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}");
+    loop {
+        let request = http::Request::get(&path).body(Vec::new());
+        let Ok(request) = request else { return Known::Absent };
+        match timeout(CALL_DEADLINE, client.request::<Value>(request)).await {
+            Ok(Ok(definition)) => return known(&definition),
+            Ok(Err(kube::Error::Api(status))) if status.code == 404 => return Known::Absent,
+            Ok(Err(error)) => debug!(name, %error, "A definition was not read; tried again."),
+            Err(_) => debug!(name, "A definition was not read in time; tried again."),
+        }
+        sleep(RETRY).await;
+    }
+}
+
+/// What a definition says.
+fn known(definition: &Value) -> Known {
+    let list = |pointer| definition.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
+    let established =
+        list("/status/conditions").any(|condition| condition["type"] == "Established" && condition["status"] == "True");
+    if !established {
+        return Known::Absent;
+    }
+    let policy = "/schema/openAPIV3Schema/properties/spec/properties/subGroupPolicy";
+    let sub_groups =
+        list("/spec/versions").any(|version| version["served"] == true && version.pointer(policy).is_some());
+    Known::Served { sub_groups }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn definition(established: &str, fields: &Value) -> Value {
+        json!({
+            "spec": {"versions": [{
+                "name": "v1beta1",
+                "served": true,
+                "schema": {"openAPIV3Schema": {"properties": {"spec": {"properties": fields}}}},
+            }]},
+            "status": {"conditions": [{"type": "Established", "status": established}]},
+        })
+    }
+
+    #[test]
+    fn what_gangs_can_do_is_read_from_their_schema() {
+        assert_eq!(known(&definition("True", &json!({"minMember": {}}))).gangs(), GangSupport::Groups);
+        let newer = json!({"minMember": {}, "subGroupPolicy": {}});
+        assert_eq!(known(&definition("True", &newer)).gangs(), GangSupport::SubGroups);
+        assert_eq!(known(&definition("False", &newer)).gangs(), GangSupport::Absent);
+    }
+}

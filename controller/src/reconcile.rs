@@ -1,0 +1,219 @@
+//! One pass over one ModelServing: observe, plan, apply.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use controller_api::v1alpha1::model_serving::{ModelServing, ModelServingStatus};
+use kube::Resource;
+use kube::api::ObjectMeta;
+use parking_lot::Mutex;
+use planning::plan::{Event, Plan, Step, Write};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use crate::apply::{Cluster, Failure};
+use crate::events::Events;
+use crate::leader_worker_sets::LeaderWorkerSets;
+use crate::metrics::Metrics;
+use crate::observe::store::{Key, Serving, Store};
+use crate::queue::Outcome;
+
+/// How long counts in a status may settle before they are written, the first time; twice as long each time after
+/// that, as long as nothing else changes: a hundred pods that become ready one by one are few writes.
+const SETTLE: Duration = Duration::from_secs(1);
+/// The longest such wait.
+const SETTLE_LIMIT: Duration = Duration::from_secs(8);
+
+/// What makes passes.
+#[derive(Debug)]
+pub struct Reconciler {
+    store: Arc<Store>,
+    cluster: Cluster,
+    events: Events,
+    metrics: Arc<Metrics>,
+    sets: Arc<LeaderWorkerSets>,
+    settling: Mutex<HashMap<Key, Settling>>,
+}
+
+/// A status whose counts alone are out of date.
+#[derive(Clone, Copy, Debug)]
+struct Settling {
+    since: Option<Instant>,
+    patience: Duration,
+}
+
+impl Reconciler {
+    /// Passes from this store to this cluster; LeaderWorkerSets among `sets` hear of their ModelServings' statuses.
+    #[must_use]
+    pub fn new(
+        store: Arc<Store>,
+        cluster: Cluster,
+        events: Events,
+        metrics: Arc<Metrics>,
+        sets: Arc<LeaderWorkerSets>,
+    ) -> Self {
+        Self { store, cluster, events, metrics, sets, settling: Mutex::default() }
+    }
+
+    /// One pass.
+    pub async fn reconcile(&self, key: &Key) -> Outcome {
+        let start = Instant::now();
+        let (label, outcome) = self.pass(key).await;
+        self.metrics.passed(label, start.elapsed());
+        outcome
+    }
+
+    async fn pass(&self, key: &Key) -> (&'static str, Outcome) {
+        let serving = self.store.servings().get(key).cloned();
+        let serving = match serving {
+            None => {
+                self.settling.lock().remove(key);
+                return ("gone", Outcome::Gone);
+            }
+            Some(Serving::Bad { uid, error }) => {
+                self.complain(key, &uid, &error);
+                return ("unreadable", Outcome::Settled);
+            }
+            // The garbage collector takes the children.
+            Some(Serving::Good(serving)) if serving.metadata.deletion_timestamp.is_some() => {
+                return ("deleting", Outcome::Settled);
+            }
+            Some(Serving::Good(serving)) => serving,
+        };
+        let observed = self.store.observed(serving.metadata.uid.as_deref().unwrap_or_default());
+        let now = jiff::Timestamp::now();
+        let Plan { steps, wake_at } = planning::plan(&serving, &observed, now);
+        drop(observed);
+        let wake = wake_at.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
+        if steps.is_empty() {
+            self.settled(key);
+            return ("settled", wake.map_or(Outcome::Settled, Outcome::After));
+        }
+        if let Some(wait) = self.may_wait(key, &serving, &steps) {
+            return ("waiting", Outcome::After(wake.map_or(wait, |wake| wake.min(wait))));
+        }
+        match self.cluster.apply(key, &serving, steps).await {
+            Ok(()) => {
+                // The watch wakes nobody when it tells what we wrote.
+                self.sets.served(std::slice::from_ref(key));
+                ("written", Outcome::Again)
+            }
+            Err(failure) => self.failed(key, &serving, &failure),
+        }
+    }
+
+    /// How long a status may still wait, if the plan is nothing else and only its counts changed.
+    fn may_wait(&self, key: &Key, serving: &ModelServing, steps: &[Step]) -> Option<Duration> {
+        let old = serving.status.as_ref();
+        let mut all = self.settling.lock();
+        let counts_only = match steps {
+            // Its events follow from the difference to what was written last: they are not lost, only later.
+            [Step { writes, events: _ }] => match writes.as_slice() {
+                [Write::Status(new)] => old.is_some_and(|old| same_but_counts(old, new)),
+                _ => false,
+            },
+            _ => false,
+        };
+        if !counts_only {
+            all.remove(key);
+            return None;
+        }
+        let now = Instant::now();
+        let settling = all.entry(key.clone()).or_insert(Settling { since: None, patience: SETTLE });
+        let since = *settling.since.get_or_insert(now);
+        let left = settling.patience.checked_sub(now.duration_since(since)).filter(|left| !left.is_zero());
+        if left.is_none() {
+            *settling = Settling { since: None, patience: (settling.patience * 2).min(SETTLE_LIMIT) };
+        }
+        left
+    }
+
+    /// The status is right: nothing waits.
+    fn settled(&self, key: &Key) {
+        if let Some(settling) = self.settling.lock().get_mut(key) {
+            settling.since = None;
+        }
+    }
+
+    fn failed(&self, key: &Key, serving: &ModelServing, failure: &Failure) -> (&'static str, Outcome) {
+        let reason = match failure {
+            Failure::OutOfTime | Failure::Outdated => {
+                debug!(%key, %failure, "A pass was cut short.");
+                return ("cut short", Outcome::Again);
+            }
+            Failure::Soon(_) => {
+                info!(%key, %failure, "A pass failed; it is tried again.");
+                return ("failed", Outcome::Failed);
+            }
+            Failure::Refused(_) => "WriteRefused",
+            Failure::NameTaken { .. } => "NameTaken",
+        };
+        warn!(%key, %failure, "A write is refused.");
+        let event = Event { warning: true, reason, action: "Write", message: failure.to_string() };
+        self.events.tell(serving, event);
+        ("refused", Outcome::Refused)
+    }
+
+    fn complain(&self, key: &Key, uid: &str, error: &str) {
+        warn!(%key, error, "A ModelServing cannot be read and is left alone.");
+        let metadata = ObjectMeta {
+            name: Some(key.name.to_string()),
+            namespace: Some(key.namespace.to_string()),
+            uid: Some(uid.to_owned()),
+            ..ObjectMeta::default()
+        };
+        let message = format!("this operator cannot read the object, nothing is changed until it is mended: {error}");
+        let event = Event { warning: true, reason: "Unreadable", action: "Read", message };
+        self.events.tell(&Named(metadata), event);
+    }
+}
+
+/// Whether two statuses say the same, counts and messages apart.
+fn same_but_counts(old: &ModelServingStatus, new: &ModelServingStatus) -> bool {
+    let conditions = |status: &ModelServingStatus| -> Vec<(String, String, String)> {
+        let say = |condition: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| {
+            (condition.type_.clone(), condition.status.clone(), condition.reason.clone())
+        };
+        status.conditions.iter().map(say).collect()
+    };
+    old.observed_generation == new.observed_generation
+        && old.current_revision == new.current_revision
+        && old.update_revision == new.update_revision
+        && old.label_selector == new.label_selector
+        && old.recoveries == new.recoveries
+        && new.forming.iter().all(|unit| old.forming.contains(unit))
+        && conditions(old) == conditions(new)
+}
+
+/// The name of a ModelServing of which nothing else can be read.
+struct Named(ObjectMeta);
+
+impl Resource for Named {
+    type DynamicType = ();
+    type Scope = k8s_openapi::NamespaceResourceScope;
+
+    fn kind(_: &()) -> std::borrow::Cow<'_, str> {
+        ModelServing::kind(&())
+    }
+
+    fn group(_: &()) -> std::borrow::Cow<'_, str> {
+        ModelServing::group(&())
+    }
+
+    fn version(_: &()) -> std::borrow::Cow<'_, str> {
+        ModelServing::version(&())
+    }
+
+    fn plural(_: &()) -> std::borrow::Cow<'_, str> {
+        ModelServing::plural(&())
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.0
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.0
+    }
+}
