@@ -89,6 +89,7 @@ fn signals() -> anyhow::Result<impl Future<Output = ()>> {
 /// An operator whose ports are bound and which waits to be served.
 pub struct Operator {
     client: Client,
+    writer: Client,
     namespace: String,
     identity: String,
     metrics_listener: TcpListener,
@@ -111,9 +112,12 @@ impl Operator {
     /// # Errors
     /// What is wrong with the flags, the kubeconfig or the ports, and what to change.
     pub async fn bind(args: &Args) -> anyhow::Result<Self> {
-        let config = config(args).await?;
+        let mut config = config(args).await?;
         let namespace = args.pod_namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let server = config.cluster_url.clone();
+        // Writes are tried again as the API server says; whoever watches or elects has a rhythm of its own.
+        let writer = Client::try_from(config.clone()).context("the kubeconfig cannot be used")?;
+        config.default_retry = false;
         let client = Client::try_from(config).context("the kubeconfig cannot be used")?;
         let identity = format!("{}_{:016x}", args.hostname, SmallRng::from_os_rng().random::<u64>());
         let metrics_listener = bind(args.bind_address, args.metrics_port).await.context("--metrics-port")?;
@@ -125,6 +129,7 @@ impl Operator {
         let (qps, burst) = args.rate();
         Ok(Self {
             client,
+            writer,
             namespace,
             identity,
             metrics_listener,
@@ -143,6 +148,7 @@ impl Operator {
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
         let Self {
             client,
+            writer,
             namespace,
             identity,
             metrics_listener,
@@ -183,10 +189,10 @@ impl Operator {
             };
             watch_all(&mut others, &observer);
         }
-        let mut candidate = leader_elect.then(|| Candidate::new(client.clone(), &namespace, identity));
+        let mut candidate = leader_elect.then(|| Candidate::new(client, &namespace, identity));
         let fence = candidate.as_ref().map(Candidate::fence).unwrap_or_default();
         let (limiter, counted) = (Arc::new(limiter), Arc::clone(&metrics));
-        let cluster = Cluster::new(client, Arc::clone(&store), limiter, counted, events.clone(), fence);
+        let cluster = Cluster::new(writer, Arc::clone(&store), limiter, counted, events.clone(), fence);
         let adopter =
             Adopter::new(Arc::clone(&sets), Arc::clone(&store), cluster.clone(), Arc::clone(&queue), events.clone());
         let reconciler = Arc::new(Reconciler::new(store, cluster, events, Arc::clone(&metrics), Arc::clone(&sets)));
@@ -286,7 +292,10 @@ async fn leader_worker_sets(observer: Observer, mut known: watch::Receiver<Known
             match now {
                 Known::Nothing => {}
                 Known::Absent => observer.sets.forget(),
-                Known::Served { .. } => observer.clone().leader_worker_sets().await,
+                Known::Served { newer } => {
+                    observer.sets.set_generation(newer);
+                    observer.clone().leader_worker_sets().await;
+                }
             }
             std::future::pending::<()>().await;
         };
