@@ -44,6 +44,7 @@ mod services;
 mod status;
 mod story;
 mod topology;
+pub mod validation;
 
 use std::collections::BTreeSet;
 

@@ -33,20 +33,9 @@ const MODEL_NAME: &[cel::Rule] = &[cel::Rule::new(
     shortname = "mroute",
     category = "kthena",
     doc = "From the name of a model to the ModelServers that serve it.",
-    printcolumn(
-        name = "Model",
-        type_ = "string",
-        json_path = ".spec.modelName",
-        description = "The model that requests name"
-    ),
-    printcolumn(
-        name = "Status",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type=='Ready')].message",
-        description = "How it fares",
-        priority = 1
-    ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn = r#"{"name":"Model","type":"string","jsonPath":".spec.modelName","description":"The model that requests name"}"#,
+    printcolumn = r#"{"name":"Status","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].message","description":"How it fares","priority":1}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = SPEC))]

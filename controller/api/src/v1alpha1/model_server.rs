@@ -34,39 +34,12 @@ const SELECTOR: &[Rule] = &[Rule::new(
     shortname = "mserver",
     category = "kthena",
     doc = "The pods that serve one model, and how they are reached.",
-    printcolumn(
-        name = "Engine",
-        type_ = "string",
-        json_path = ".spec.inferenceEngine",
-        description = "Which engine the pods run"
-    ),
-    printcolumn(
-        name = "Model",
-        type_ = "string",
-        json_path = ".spec.model",
-        description = "What the engines call the model"
-    ),
-    printcolumn(
-        name = "Port",
-        type_ = "integer",
-        json_path = ".spec.workloadPort.port",
-        description = "The engines' port"
-    ),
-    printcolumn(
-        name = "Protocol",
-        type_ = "string",
-        json_path = ".spec.workloadPort.protocol",
-        description = "What the engines speak",
-        priority = 1
-    ),
-    printcolumn(
-        name = "Status",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type=='Ready')].message",
-        description = "How it fares",
-        priority = 1
-    ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn = r#"{"name":"Engine","type":"string","jsonPath":".spec.inferenceEngine","description":"Which engine the pods run"}"#,
+    printcolumn = r#"{"name":"Model","type":"string","jsonPath":".spec.model","description":"What the engines call the model"}"#,
+    printcolumn = r#"{"name":"Port","type":"integer","jsonPath":".spec.workloadPort.port","description":"The engines' port"}"#,
+    printcolumn = r#"{"name":"Protocol","type":"string","jsonPath":".spec.workloadPort.protocol","description":"What the engines speak","priority":1}"#,
+    printcolumn = r#"{"name":"Status","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].message","description":"How it fares","priority":1}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ModelServerSpec {

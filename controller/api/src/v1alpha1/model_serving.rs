@@ -33,41 +33,13 @@ mod status;
         status_replicas_path = ".status.replicas",
         label_selector_path = ".status.labelSelector"
     ),
-    printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.replicas", description = "Groups that exist"),
-    printcolumn(
-        name = "Available",
-        type_ = "integer",
-        json_path = ".status.availableReplicas",
-        description = "Groups of which every pod is ready"
-    ),
-    printcolumn(
-        name = "Updated",
-        type_ = "integer",
-        json_path = ".status.updatedReplicas",
-        description = "Groups at the newest revision"
-    ),
-    printcolumn(
-        name = "Desired",
-        type_ = "integer",
-        json_path = ".spec.replicas",
-        description = "Groups that there shall be",
-        priority = 1
-    ),
-    printcolumn(
-        name = "Revision",
-        type_ = "string",
-        json_path = ".status.updateRevision",
-        description = "The newest revision",
-        priority = 1
-    ),
-    printcolumn(
-        name = "Status",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type=='Ready')].message",
-        description = "How it fares",
-        priority = 1
-    ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn = r#"{"name":"Replicas","type":"integer","jsonPath":".status.replicas","description":"Groups that exist"}"#,
+    printcolumn = r#"{"name":"Available","type":"integer","jsonPath":".status.availableReplicas","description":"Groups of which every pod is ready"}"#,
+    printcolumn = r#"{"name":"Updated","type":"integer","jsonPath":".status.updatedReplicas","description":"Groups at the newest revision"}"#,
+    printcolumn = r#"{"name":"Desired","type":"integer","jsonPath":".spec.replicas","description":"Groups that there shall be","priority":1}"#,
+    printcolumn = r#"{"name":"Revision","type":"string","jsonPath":".status.updateRevision","description":"The newest revision","priority":1}"#,
+    printcolumn = r#"{"name":"Status","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].message","description":"How it fares","priority":1}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
     validation = Rule::new(rules::NAME_FORM.0).message(rules::NAME_FORM.1).field_path(".metadata.name"),
     validation = Rule::new(rules::NAME_LENGTH.0).message(rules::NAME_LENGTH.1).field_path(".metadata.name")
 )]
