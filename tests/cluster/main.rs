@@ -1,0 +1,16 @@
+//! The operator against a real API server.
+
+mod availability;
+mod crash;
+mod faults;
+mod gangs;
+mod kinds;
+mod kubelet;
+mod lifecycle;
+mod partition;
+mod proxy;
+mod recovery;
+mod roles;
+mod rollout;
+mod scaling;
+mod stage;
