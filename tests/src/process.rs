@@ -21,16 +21,18 @@ use crate::poll;
 const KEPT_LINES: usize = 20_000;
 
 /// `exec` makes the printed number the child's own; the reader of descriptor 3 is the one that
-/// notices our end. `kill -CONT` lets a stopped child receive its end too.
+/// notices our end. `kill -CONT` lets a stopped child receive its end too. The shell itself says nothing: once we
+/// are gone nobody reads, and a word (`Killed`) would end it before it has swept.
 const SUPERVISOR: &str = r#"
 exec 3<&0 </dev/null
 sh -c 'echo $$; exec "$@" 3<&-' sh "$@" &
 child=$!
 { read -r _ <&3; kill -KILL "$child"; } >/dev/null 2>&1 &
 watcher=$!
-exec 3<&-
+exec 3<&- >/dev/null 2>&1
 wait "$child"; status=$?
 kill "$watcher" 2>/dev/null
+[ -z "$KTHENA_TESTS_SWEEP" ] || rm -rf -- "$KTHENA_TESTS_SWEEP"
 exit "$status"
 "#;
 
@@ -69,6 +71,12 @@ impl Program {
     pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.dir = Some(dir.into());
         self
+    }
+
+    /// Removes the folder `dir` when the program has ended, also when it ends because we were killed.
+    #[must_use]
+    pub fn sweep(self, dir: impl Into<PathBuf>) -> Self {
+        self.env("KTHENA_TESTS_SWEEP", dir.into())
     }
 
     /// Starts it.

@@ -1,0 +1,167 @@
+//! The control plane's programs: built once from their Go modules into the cache.
+//!
+//! Which versions, say the `go.mod` files in `tools/`, and nothing else does.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::go::Go;
+use crate::{cache, progress};
+
+/// How long another process may take with the same build.
+const LOCK_DEADLINE: std::time::Duration = std::time::Duration::from_secs(2700);
+
+/// A program of the control plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binary {
+    /// etcd.
+    Etcd,
+    /// kube-apiserver.
+    ApiServer,
+    /// kube-controller-manager: garbage collection.
+    ControllerManager,
+    /// kube-scheduler.
+    Scheduler,
+    /// kwok: nodes without machines, and what happens to pods on them.
+    Kwok,
+}
+
+/// How a program is made.
+struct Recipe {
+    name: &'static str,
+    /// The folder of its tools module.
+    folder: &'static str,
+    /// That module's `go.mod`.
+    go_mod: &'static str,
+    /// The module whose version is the program's.
+    module: &'static str,
+    package: &'static str,
+    /// How long it takes, for a person who waits.
+    takes: &'static str,
+}
+
+impl Binary {
+    fn recipe(self) -> Recipe {
+        let kube = |name, package, takes| Recipe {
+            name,
+            folder: "kube",
+            go_mod: include_str!("tools/kube/go.mod"),
+            module: "k8s.io/kubernetes",
+            package,
+            takes,
+        };
+        match self {
+            Self::Etcd => Recipe {
+                name: "etcd",
+                folder: "etcd",
+                go_mod: include_str!("tools/etcd/go.mod"),
+                module: "go.etcd.io/etcd/server/v3",
+                package: "go.etcd.io/etcd/server/v3",
+                takes: "a minute",
+            },
+            Self::ApiServer => kube("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", "six minutes"),
+            Self::ControllerManager => {
+                kube("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager", "two minutes")
+            }
+            Self::Scheduler => kube("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler", "a minute"),
+            Self::Kwok => Recipe {
+                name: "kwok",
+                folder: "kwok",
+                go_mod: include_str!("tools/kwok/go.mod"),
+                module: "sigs.k8s.io/kwok",
+                package: "sigs.k8s.io/kwok/cmd/kwok",
+                takes: "two minutes",
+            },
+        }
+    }
+
+    /// The program's path; built if need be. etcd and kube-apiserver of `$KUBEBUILDER_ASSETS` are taken instead.
+    ///
+    /// # Errors
+    /// When it cannot be built, with what Go said and what to set.
+    pub async fn path(self) -> Result<PathBuf> {
+        let recipe = self.recipe();
+        if let Some(assets) = std::env::var_os("KUBEBUILDER_ASSETS").filter(|value| !value.is_empty())
+            && matches!(self, Self::Etcd | Self::ApiServer)
+        {
+            let path = Path::new(&assets).join(recipe.name);
+            if !path.exists() {
+                bail!(
+                    "KUBEBUILDER_ASSETS={} has no {}: unset it, or name a folder that has",
+                    assets.display(),
+                    path.display()
+                );
+            }
+            return Ok(path);
+        }
+        let version = version(recipe.go_mod, recipe.module)?;
+        let caches = cache::folder()?;
+        let folder = caches.join("control-plane");
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let name = format!("{}-{version}", recipe.name);
+        let binary = folder.join(&name);
+        if binary.exists() {
+            return Ok(binary);
+        }
+        // One after another: each takes all the processors there are.
+        let _lock = cache::lock(&folder, "build", LOCK_DEADLINE).await?;
+        if !binary.exists() {
+            let needed = version_of_go(recipe.go_mod)?;
+            let go = Go::find(&caches, needed).await?;
+            progress::say(&format!(
+                "building {name} from its Go module into {} (once; about {} on two processors)",
+                folder.display(),
+                recipe.takes
+            ));
+            let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cluster/tools").join(recipe.folder);
+            // What kube-apiserver says of itself under /version.
+            let linker = match recipe.folder {
+                "kube" => format!("-s -w -X k8s.io/component-base/version.gitVersion=v{version}"),
+                _ => "-s -w".to_owned(),
+            };
+            go.build(&tools, recipe.package, &linker, &binary).await?;
+        }
+        Ok(binary)
+    }
+}
+
+/// The version of Go that the tools need.
+pub(super) fn needed_go() -> Result<&'static str> {
+    version_of_go(include_str!("tools/kube/go.mod"))
+}
+
+fn version_of_go(go_mod: &str) -> Result<&str> {
+    go_mod.lines().find_map(|line| line.strip_prefix("go ")).context("go.mod names no version of Go")
+}
+
+/// The version, without its `v`, at which `go_mod` requires `module`.
+fn version<'a>(go_mod: &'a str, module: &str) -> Result<&'a str> {
+    let required = |line: &'a str| {
+        let line = line.trim().trim_start_matches("require ");
+        line.strip_prefix(module)?.strip_prefix(" v")?.split(' ').next()
+    };
+    go_mod.lines().find_map(required).with_context(|| format!("go.mod does not require {module}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_from_go_mod() {
+        let go_mod = "module tools/x\n\ngo 1.26.0\n\nrequire example.org/a v1.2.3\n\nrequire (\n\texample.org/b v0.1.0 // indirect\n)\n";
+        assert_eq!(version(go_mod, "example.org/a").unwrap(), "1.2.3");
+        assert_eq!(version(go_mod, "example.org/b").unwrap(), "0.1.0");
+        assert!(version(go_mod, "example.org/c").is_err());
+        assert_eq!(version_of_go(go_mod).unwrap(), "1.26.0");
+    }
+
+    #[test]
+    fn every_program_has_a_version() {
+        for binary in [Binary::Etcd, Binary::ApiServer, Binary::ControllerManager, Binary::Scheduler, Binary::Kwok] {
+            let recipe = binary.recipe();
+            assert!(version(recipe.go_mod, recipe.module).is_ok(), "{}", recipe.name);
+        }
+    }
+}
