@@ -22,8 +22,8 @@ const HANGS: Duration = Duration::from_mins(3);
 pub struct Admin {
     /// `/metrics`.
     pub metrics: Arc<Metrics>,
-    /// `/readyz`.
-    pub readiness: Arc<Readiness>,
+    /// `/readyz`: all of them.
+    pub readiness: [Arc<Readiness>; 2],
     /// `/healthz`.
     pub queue: Arc<Queue>,
 }
@@ -52,11 +52,10 @@ async fn healthy(State(admin): State<Admin>) -> Response {
 }
 
 async fn ready(State(admin): State<Admin>) -> Response {
-    match admin.readiness.reason() {
-        None => Json(json!({"message": "controller is ready"})).into_response(),
-        Some(reason) => {
-            let body = Json(json!({"message": "controller is not ready", "reason": reason}));
-            (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
-        }
+    let reasons: Vec<String> = admin.readiness.iter().filter_map(|readiness| readiness.reason()).collect();
+    if reasons.is_empty() {
+        return Json(json!({"message": "controller is ready"})).into_response();
     }
+    let body = Json(json!({"message": "controller is not ready", "reason": reasons.join("; ")}));
+    (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
 }

@@ -228,36 +228,34 @@ impl Cluster {
     }
 
     async fn delete(&self, pass: &Pass<'_>, deletion: &Deletion) -> Result<(), Failure> {
-        let Deletion { kind, name, uid } = deletion;
+        match deletion.kind {
+            ChildKind::Pod => self.delete_one::<Pod>(pass, "Pod", deletion).await,
+            ChildKind::Service => self.delete_one::<Service>(pass, "Service", deletion).await,
+            ChildKind::PodGroup => self.delete_one::<PodGroup>(pass, "PodGroup", deletion).await,
+            ChildKind::ControllerRevision => {
+                self.delete_one::<ControllerRevision>(pass, "ControllerRevision", deletion).await
+            }
+        }
+    }
+
+    async fn delete_one<K: Kind>(&self, pass: &Pass<'_>, label: &'static str, one: &Deletion) -> Result<(), Failure> {
+        let Deletion { kind, name, uid } = one;
         let preconditions = Preconditions { uid: Some(uid.clone()), resource_version: None };
         let params = DeleteParams::background().preconditions(preconditions);
-        let (label, answer) = match kind {
-            ChildKind::Pod => ("Pod", self.delete_one::<Pod>(pass, "Pod", name, &params).await),
-            ChildKind::Service => ("Service", self.delete_one::<Service>(pass, "Service", name, &params).await),
-            ChildKind::PodGroup => ("PodGroup", self.delete_one::<PodGroup>(pass, "PodGroup", name, &params).await),
-            ChildKind::ControllerRevision => (
-                "ControllerRevision",
-                self.delete_one::<ControllerRevision>(pass, "ControllerRevision", name, &params).await,
-            ),
-        };
-        match answer {
+        let api: Api<K> = self.api(pass);
+        match self.call("delete", label, async { api.delete(name, &params).await.map(drop) }).await {
             Ok(()) => self.store.deleted(*kind, uid),
-            // Another object has the name, or none has.
-            Err(error) if error.is_gone() || error.is_conflict() => self.store.lost(*kind, uid),
+            Err(error) if error.is_gone() => self.store.lost(*kind, uid),
+            // Another object has the name, unless something else was in the way.
+            Err(error) if error.is_conflict() => match self.get(&api, label, name).await? {
+                Some(found) if found.meta().uid.as_ref() == Some(uid) => {
+                    return Err(error.failure(&format!("{label} {name}")));
+                }
+                _ => self.store.lost(*kind, uid),
+            },
             Err(error) => return Err(error.failure(&format!("{label} {name}"))),
         }
         Ok(())
-    }
-
-    async fn delete_one<K: Kind>(
-        &self,
-        pass: &Pass<'_>,
-        kind: &'static str,
-        name: &str,
-        params: &DeleteParams,
-    ) -> Result<(), failure::Refusal> {
-        let api: Api<K> = self.api(pass);
-        self.call("delete", kind, async { api.delete(name, params).await.map(drop) }).await
     }
 
     async fn renumber(&self, pass: &Pass<'_>, name: &str, uid: &str, number: i64) -> Result<(), Failure> {

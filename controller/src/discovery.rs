@@ -7,7 +7,6 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::core::PartialObjectMeta;
-use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use planning::observed::GangSupport;
@@ -16,10 +15,21 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-/// The CustomResourceDefinition of Volcano's gangs.
-pub const POD_GROUPS: &str = "podgroups.scheduling.volcano.sh";
-/// The CustomResourceDefinition of LeaderWorkerSets.
-pub const LEADER_WORKER_SETS: &str = "leaderworkersets.leaderworkerset.x-k8s.io";
+/// A kind of others.
+#[derive(Clone, Copy, Debug)]
+pub struct Kind {
+    /// Its CustomResourceDefinition.
+    definition: &'static str,
+    /// A field that newer releases of the kind have, as a path in its schema.
+    field: &'static str,
+}
+
+/// Volcano's gangs: parts of a gang are new in 1.14.
+pub const POD_GROUPS: Kind =
+    Kind { definition: "podgroups.scheduling.volcano.sh", field: "spec/properties/subGroupPolicy" };
+/// LeaderWorkerSets: 0.8 has no generation in their status, and refuses one.
+pub const LEADER_WORKER_SETS: Kind =
+    Kind { definition: "leaderworkersets.leaderworkerset.x-k8s.io", field: "status/properties/observedGeneration" };
 
 /// The longest that one call may take.
 const CALL_DEADLINE: Duration = Duration::from_secs(15);
@@ -34,10 +44,10 @@ pub enum Known {
     Nothing,
     /// The cluster does not have it.
     Absent,
-    /// The cluster serves it. Whether its spec has `subGroupPolicy` (Volcano's gangs from 1.14 on).
+    /// The cluster serves it.
     Served {
-        /// It has.
-        sub_groups: bool,
+        /// With the field that newer releases have.
+        newer: bool,
     },
 }
 
@@ -47,17 +57,18 @@ impl Known {
     pub fn gangs(self) -> GangSupport {
         match self {
             Self::Nothing | Self::Absent => GangSupport::Absent,
-            Self::Served { sub_groups: false } => GangSupport::Groups,
-            Self::Served { sub_groups: true } => GangSupport::SubGroups,
+            Self::Served { newer: false } => GangSupport::Groups,
+            Self::Served { newer: true } => GangSupport::SubGroups,
         }
     }
 }
 
-/// Follows the definition `name` and tells what becomes known. Never ends.
-pub async fn follow(client: Client, name: &'static str, known: watch::Sender<Known>) {
+/// Follows a kind's definition and tells what becomes known. Never ends.
+pub async fn follow(client: Client, kind: Kind, known: watch::Sender<Known>) {
+    let name = kind.definition;
     let api = Api::<PartialObjectMeta<CustomResourceDefinition>>::all(client.clone());
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let mut events = pin!(watcher(api, config).default_backoff());
+    let mut events = pin!(watcher(api, config));
     let mut listed = false;
     let mut failing = false;
     while let Some(event) = events.next().await {
@@ -70,12 +81,13 @@ pub async fn follow(client: Client, name: &'static str, known: watch::Sender<Kno
             Ok(Event::InitDone | Event::Delete(_)) => Known::Absent,
             Ok(Event::InitApply(_) | Event::Apply(_)) => {
                 listed = true;
-                definition(&client, name).await
+                definition(&client, kind).await
             }
             Err(error) => {
                 if !std::mem::replace(&mut failing, true) {
                     warn!(name, %error, "CustomResourceDefinitions cannot be watched: may the ClusterRole?");
                 }
+                sleep(RETRY).await;
                 continue;
             }
         };
@@ -88,13 +100,14 @@ pub async fn follow(client: Client, name: &'static str, known: watch::Sender<Kno
 }
 
 /// Reads the definition.
-async fn definition(client: &Client, name: &str) -> Known {
+async fn definition(client: &Client, kind: Kind) -> Known {
+    let name = kind.definition;
     let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}");
     loop {
         let request = http::Request::get(&path).body(Vec::new());
         let Ok(request) = request else { return Known::Absent };
         match timeout(CALL_DEADLINE, client.request::<Value>(request)).await {
-            Ok(Ok(definition)) => return known(&definition),
+            Ok(Ok(definition)) => return known(&definition, kind.field),
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => return Known::Absent,
             Ok(Err(error)) => debug!(name, %error, "A definition was not read; tried again."),
             Err(_) => debug!(name, "A definition was not read in time; tried again."),
@@ -104,17 +117,16 @@ async fn definition(client: &Client, name: &str) -> Known {
 }
 
 /// What a definition says.
-fn known(definition: &Value) -> Known {
+fn known(definition: &Value, field: &str) -> Known {
     let list = |pointer| definition.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
     let established =
         list("/status/conditions").any(|condition| condition["type"] == "Established" && condition["status"] == "True");
     if !established {
         return Known::Absent;
     }
-    let policy = "/schema/openAPIV3Schema/properties/spec/properties/subGroupPolicy";
-    let sub_groups =
-        list("/spec/versions").any(|version| version["served"] == true && version.pointer(policy).is_some());
-    Known::Served { sub_groups }
+    let field = format!("/schema/openAPIV3Schema/properties/{field}");
+    let newer = list("/spec/versions").any(|version| version["served"] == true && version.pointer(&field).is_some());
+    Known::Served { newer }
 }
 
 #[cfg(test)]
@@ -136,9 +148,10 @@ mod tests {
 
     #[test]
     fn what_gangs_can_do_is_read_from_their_schema() {
-        assert_eq!(known(&definition("True", &json!({"minMember": {}}))).gangs(), GangSupport::Groups);
+        let gangs = |definition: Value| known(&definition, POD_GROUPS.field).gangs();
         let newer = json!({"minMember": {}, "subGroupPolicy": {}});
-        assert_eq!(known(&definition("True", &newer)).gangs(), GangSupport::SubGroups);
-        assert_eq!(known(&definition("False", &newer)).gangs(), GangSupport::Absent);
+        assert_eq!(gangs(definition("True", &json!({"minMember": {}}))), GangSupport::Groups);
+        assert_eq!(gangs(definition("True", &newer)), GangSupport::SubGroups);
+        assert_eq!(gangs(definition("False", &newer)), GangSupport::Absent);
     }
 }

@@ -1,6 +1,7 @@
 //! LeaderWorkerSets, served as ModelServings of the same name. What to write is decided in `planning`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use controller_api::leader_worker_set::{LeaderWorkerSet, LeaderWorkerSetStatus};
 use controller_api::v1alpha1::model_serving::ModelServing;
@@ -24,6 +25,8 @@ pub struct LeaderWorkerSets {
     known: Mutex<Objects<LeaderWorkerSet>>,
     /// Which to look at.
     pub queue: Queue,
+    /// Their status has no `observedGeneration`.
+    old: AtomicBool,
 }
 
 impl LeaderWorkerSets {
@@ -31,6 +34,11 @@ impl LeaderWorkerSets {
     pub fn tell(&self, told: Told<Tolerant<LeaderWorkerSet>>) {
         let keys = self.known.lock().tell(told);
         self.queue.wake(keys);
+    }
+
+    /// Whether this release of the kind has `status.observedGeneration`: older ones refuse it.
+    pub fn set_generation(&self, has_it: bool) {
+        self.old.store(!has_it, Ordering::Relaxed);
     }
 
     /// The ModelServings of these names changed: those of LeaderWorkerSets are looked at.
@@ -92,7 +100,13 @@ impl Adopter {
             // It is woken when the ModelServing is mended.
             Some(Read::Bad { .. }) => return Outcome::Settled,
         };
-        let Answer { apply, status } = answer(&set, found.as_deref(), jiff::Timestamp::now());
+        let Answer { apply, mut status } = answer(&set, found.as_deref(), jiff::Timestamp::now());
+        if self.sets.old.load(Ordering::Relaxed)
+            && let Some(new) = &mut status
+        {
+            new.observed_generation = None;
+            status = status.filter(|new| set.status.as_ref() != Some(&**new));
+        }
         if apply.is_none() && status.is_none() {
             return Outcome::Settled;
         }

@@ -197,3 +197,17 @@ impl Candidate {
 fn holder(lease: &Lease) -> Option<&str> {
     lease.spec.as_ref()?.holder_identity.as_deref().filter(|holder| !holder.is_empty())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_was_frozen_beyond_its_lease_does_not_write_when_it_goes_on() {
+        assert!(Fence::default().holds(), "without an election");
+        let now = Instant::now();
+        let until = |until| Fence(Arc::new(Mutex::new(Some(until))));
+        assert!(until(now + RENEW_DEADLINE).holds());
+        assert!(!until(now).holds());
+    }
+}

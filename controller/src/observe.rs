@@ -6,13 +6,13 @@ pub mod tolerant;
 use std::fmt::Debug;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use controller_api::labels;
 use controller_api::leader_worker_set::LeaderWorkerSet;
 use controller_api::pod_group::PodGroup;
 use controller_api::v1alpha1::model_serving::ModelServing;
 use futures_util::StreamExt;
-use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
@@ -27,6 +27,8 @@ use tolerant::Tolerant;
 
 /// Objects per page of a list: what is parsed at a time is garbage a moment later.
 const PAGE: u32 = 200;
+/// Between two tries to list or watch: what happens meanwhile is not seen.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Everything a watch needs to know.
 #[derive(Clone)]
@@ -96,8 +98,7 @@ impl Observer {
         K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
     {
         let config = watcher::Config { label_selector: label.map(str::to_owned), ..watcher::Config::default() };
-        let events = watcher(api, config.page_size(PAGE)).default_backoff();
-        let mut events = pin!(events);
+        let mut events = pin!(watcher(api, config.page_size(PAGE)));
         let mut failing = false;
         while let Some(event) = events.next().await {
             match event {
@@ -120,6 +121,7 @@ impl Observer {
                     }
                     failing = true;
                     self.readiness.waits(kind, error);
+                    tokio::time::sleep(RETRY).await;
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! What must be known before anything is written: until then `/readyz` says what is missing.
+//! What must be there before the operator is of use: until then `/readyz` says what is missing.
 
 use std::collections::BTreeMap;
 
@@ -18,11 +18,6 @@ impl Readiness {
     pub fn new(wanted: &[&'static str]) -> Self {
         let missing = wanted.iter().map(|what| (*what, "not yet".to_owned())).collect();
         Self { missing: Mutex::new(missing), ready: watch::Sender::new(wanted.is_empty()) }
-    }
-
-    /// One more thing is waited for.
-    pub fn expect(&self, what: &'static str) {
-        self.missing.lock().insert(what, "not yet".to_owned());
     }
 
     /// It is there.

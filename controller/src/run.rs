@@ -39,6 +39,7 @@ use crate::queue::Queue;
 use crate::readiness::Readiness;
 use crate::reconcile::Reconciler;
 use crate::telemetry;
+use crate::webhook;
 
 /// How long running passes get to finish after SIGTERM.
 const DRAIN: Duration = Duration::from_secs(20);
@@ -89,10 +90,12 @@ fn signals() -> anyhow::Result<impl Future<Output = ()>> {
 /// An operator whose ports are bound and which waits to be served.
 pub struct Operator {
     client: Client,
+    writer: Client,
     namespace: String,
     identity: String,
     metrics_listener: TcpListener,
     debug_listener: Option<TcpListener>,
+    webhook: Option<(TcpListener, webhook::Settings)>,
     workers: u16,
     leader_elect: bool,
     serves: bool,
@@ -111,9 +114,12 @@ impl Operator {
     /// # Errors
     /// What is wrong with the flags, the kubeconfig or the ports, and what to change.
     pub async fn bind(args: &Args) -> anyhow::Result<Self> {
-        let config = config(args).await?;
+        let mut config = config(args).await?;
         let namespace = args.pod_namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let server = config.cluster_url.clone();
+        // Writes are tried again as the API server says; whoever watches or elects has a rhythm of its own.
+        let writer = Client::try_from(config.clone()).context("the kubeconfig cannot be used")?;
+        config.default_retry = false;
         let client = Client::try_from(config).context("the kubeconfig cannot be used")?;
         let identity = format!("{}_{:016x}", args.hostname, SmallRng::from_os_rng().random::<u64>());
         let metrics_listener = bind(args.bind_address, args.metrics_port).await.context("--metrics-port")?;
@@ -121,14 +127,28 @@ impl Operator {
             0 => None,
             port => Some(bind(IpAddr::V4(Ipv4Addr::LOCALHOST), port).await.context("--debug-port")?),
         };
-        info!(metricsAddress = %metrics_listener.local_addr()?, %server, %namespace, %identity, "Listening.");
+        let webhook = match args.enable_webhook {
+            true => Some((bind(args.bind_address, args.port).await.context("--port")?, settings(args, &namespace))),
+            false => None,
+        };
+        let webhook_address = webhook.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?;
+        info!(
+            metricsAddress = %metrics_listener.local_addr()?,
+            webhookAddress = webhook_address.map(tracing::field::display),
+            %server,
+            %namespace,
+            %identity,
+            "Listening."
+        );
         let (qps, burst) = args.rate();
         Ok(Self {
             client,
+            writer,
             namespace,
             identity,
             metrics_listener,
             debug_listener,
+            webhook,
             workers: args.workers,
             leader_elect: args.leader_elect,
             serves: args.controllers.serving,
@@ -143,10 +163,12 @@ impl Operator {
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
         let Self {
             client,
+            writer,
             namespace,
             identity,
             metrics_listener,
             debug_listener,
+            webhook,
             workers,
             leader_elect,
             serves,
@@ -156,18 +178,18 @@ impl Operator {
         let sets = Arc::<LeaderWorkerSets>::default();
         let metrics = Arc::new(Metrics::new(Arc::clone(&store), Arc::clone(&queue)));
         let readiness = Arc::new(Readiness::new(if serves { &WATCHED } else { &[] }));
+        // Of its own: writes do not wait for it.
+        let callable = Arc::new(Readiness::new(if webhook.is_some() { &["webhook"] } else { &[] }));
         let (events, recorder) = events::channel(client.clone(), identity.clone(), metrics.events_dropped.clone());
 
         let mut others = Tasks::new();
-        let admin =
-            Admin { metrics: Arc::clone(&metrics), readiness: Arc::clone(&readiness), queue: Arc::clone(&queue) };
+        let admin = Admin {
+            metrics: Arc::clone(&metrics),
+            readiness: [Arc::clone(&readiness), Arc::clone(&callable)],
+            queue: Arc::clone(&queue),
+        };
         others.spawn("metrics", async { Ok(axum::serve(metrics_listener, admin::router(admin)).await?) });
-        others.spawn(
-            "events",
-            endless(async {
-                recorder.run().await;
-            }),
-        );
+        others.spawn("events", endless(recorder.run()));
         if let Some(listener) = debug_listener {
             let router = debug::router(Arc::clone(&store));
             others.spawn("debug", async { Ok(axum::serve(listener, router).await?) });
@@ -183,10 +205,15 @@ impl Operator {
             };
             watch_all(&mut others, &observer);
         }
-        let mut candidate = leader_elect.then(|| Candidate::new(client.clone(), &namespace, identity));
+        let (mut doors, shut) = (Tasks::new(), CancellationToken::new());
+        if let Some((listener, settings)) = webhook {
+            let ready = move || callable.reached("webhook");
+            doors.spawn("webhook", webhook::serve(listener, settings, client.clone(), ready, shut.clone()));
+        }
+        let mut candidate = leader_elect.then(|| Candidate::new(client, &namespace, identity));
         let fence = candidate.as_ref().map(Candidate::fence).unwrap_or_default();
         let (limiter, counted) = (Arc::new(limiter), Arc::clone(&metrics));
-        let cluster = Cluster::new(client, Arc::clone(&store), limiter, counted, events.clone(), fence);
+        let cluster = Cluster::new(writer, Arc::clone(&store), limiter, counted, events.clone(), fence);
         let adopter =
             Adopter::new(Arc::clone(&sets), Arc::clone(&store), cluster.clone(), Arc::clone(&queue), events.clone());
         let reconciler = Arc::new(Reconciler::new(store, cluster, events, Arc::clone(&metrics), Arc::clone(&sets)));
@@ -200,8 +227,9 @@ impl Operator {
             }
         };
         tokio::select! {
-            () = &mut shutdown => return Ok(()),
+            () = &mut shutdown => return close(shut, doors).await,
             error = others.ended() => return Err(error),
+            error = doors.ended() => return Err(error),
             () = lead => {}
         }
         info!("This replica leads.");
@@ -216,6 +244,7 @@ impl Operator {
         tokio::select! {
             () = &mut shutdown => {}
             error = others.ended() => return Err(error),
+            error = doors.ended() => return Err(error),
             error = passes.ended() => return Err(error),
             error = lost(&mut candidate) => return Err(error),
         }
@@ -232,7 +261,16 @@ impl Operator {
         if let Some(candidate) = candidate {
             candidate.release().await;
         }
-        Ok(())
+        close(shut, doors).await
+    }
+}
+
+/// Closes what answers others, when all else has ended.
+async fn close(shut: CancellationToken, mut doors: Tasks) -> anyhow::Result<()> {
+    shut.cancel();
+    match tokio::time::timeout(DRAIN, doors.all_ended()).await {
+        Ok(ended) => ended,
+        Err(_) => Ok(()),
     }
 }
 
@@ -286,7 +324,10 @@ async fn leader_worker_sets(observer: Observer, mut known: watch::Receiver<Known
             match now {
                 Known::Nothing => {}
                 Known::Absent => observer.sets.forget(),
-                Known::Served { .. } => observer.clone().leader_worker_sets().await,
+                Known::Served { newer } => {
+                    observer.sets.set_generation(newer);
+                    observer.clone().leader_worker_sets().await;
+                }
             }
             std::future::pending::<()>().await;
         };
@@ -330,6 +371,18 @@ async fn lost(candidate: &mut Option<Candidate>) -> anyhow::Error {
     match candidate {
         Some(candidate) => candidate.hold().await.into(),
         None => std::future::pending().await,
+    }
+}
+
+/// What the flags say of the webhook.
+fn settings(args: &Args, namespace: &str) -> webhook::Settings {
+    webhook::Settings {
+        timeout: Duration::from_secs(args.webhook_timeout),
+        certificate_file: args.tls_cert_file.clone(),
+        key_file: args.tls_private_key_file.clone(),
+        namespace: namespace.to_owned(),
+        secret: args.cert_secret_name.clone(),
+        service: args.service_name.clone(),
     }
 }
 

@@ -7,6 +7,7 @@ mod gangs;
 mod kinds;
 mod kubelet;
 mod lifecycle;
+mod operator;
 mod partition;
 mod proxy;
 mod recovery;
