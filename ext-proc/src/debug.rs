@@ -24,6 +24,7 @@ use crate::kv_events::KvMetrics;
 use crate::kv_events::metrics::RankState;
 use crate::recent::Recent;
 use crate::rfc3339;
+use crate::tokens::Tokenizers;
 
 /// A kind of object in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +62,14 @@ struct Debug {
 }
 
 /// The routes of the debug port, gRPC included.
-pub fn router(fleet: Arc<Fleet>, recent: Arc<Recent>, config: Arc<Declarations>, kv_events: Arc<KvMetrics>) -> Router {
-    let explainer = Explainer::new(Arc::clone(&fleet), recent);
+pub fn router(
+    fleet: Arc<Fleet>,
+    recent: Arc<Recent>,
+    config: Arc<Declarations>,
+    kv_events: Arc<KvMetrics>,
+    tokenizers: Option<Arc<Tokenizers>>,
+) -> Router {
+    let explainer = Explainer::new(Arc::clone(&fleet), recent, tokenizers);
     let grpc = tonic::service::Routes::new(ExplainServer::new(explainer.clone())).into_axum_router();
     Router::new()
         .route("/", get(async || Html(include_str!("debug.html"))))

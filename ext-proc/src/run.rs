@@ -290,6 +290,7 @@ impl Picker {
         let stop = CancellationToken::new();
         let recent = Arc::new(Recent::default());
         let observer = Observer::new(Arc::clone(&metrics), Arc::clone(&recent), access_log, tracing);
+        let tokenizers = settings.tokenizers.clone();
         let service = Service::new(settings, Arc::clone(&fleet), observer);
 
         let mut exchanges = Tasks::new();
@@ -310,8 +311,8 @@ impl Picker {
         let ready = move || if ready.is_ready() { Ok(()) } else { Err(ready.reason()) };
         let admin = admin::router(Arc::clone(&metrics), Arc::new(ready));
         others.spawn("metrics", async { Ok(axum::serve(metrics_listener, admin).await?) });
-        let debug =
-            debug::router(Arc::clone(&fleet), recent, config_dir.declarations(), Arc::clone(&metrics.kv_events));
+        let (declarations, kv_events) = (config_dir.declarations(), Arc::clone(&metrics.kv_events));
+        let debug = debug::router(Arc::clone(&fleet), recent, declarations, kv_events, tokenizers);
         others.spawn("debug", async { Ok(axum::serve(debug_listener, debug).await?) });
         let (holder, held_fleet) = (service.holder(), Arc::clone(&fleet));
         others.spawn("held load", async move {

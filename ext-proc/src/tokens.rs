@@ -19,8 +19,8 @@ mod format;
 mod metrics;
 mod python;
 mod template;
+mod whose;
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +34,7 @@ use files::{Files, Model};
 
 pub use files::FilesError;
 pub use metrics::TokenMetrics;
+pub use whose::{Asking, InTokens, Whose, is_wanted};
 
 /// How long a prompt may take from here to its ids, waiting included: less than the 200 ms that Envoy waits
 /// for an answer if nobody tells it otherwise.
@@ -127,15 +128,6 @@ impl Why {
             Self::Engine(_) => "engine",
         }
     }
-}
-
-/// Whose tokenizer is meant.
-#[derive(Clone, Debug, Default)]
-pub struct Whose {
-    /// Names of the model, the first that has a tokenizer counts: the engine's, the client's, the base model's.
-    pub models: Vec<String>,
-    /// An engine that can be asked; it must serve the model under the name in the body.
-    pub engine: Option<SocketAddr>,
 }
 
 /// Turns prompts into token ids.

@@ -94,7 +94,7 @@ fn the_first_rule_that_matches_wins_and_all_its_conditions_must_hold() {
                 }),
                 _ => unreachable!(),
             };
-            let request = Request { id: "", path, headers, content, subset: None, tokens: None };
+            let request = Request { id: "", path, headers, content, subset: None, tokens: None, resolution: None };
             routing.resolve(&request, &mut rng).unwrap().unwrap().server.name.to_string()
         })
     };
@@ -120,8 +120,15 @@ fn a_missing_header_compares_as_the_empty_string() {
 fn a_request_whose_model_is_hidden_is_not_refused() {
     let routing = routing(vec![route("r", "m", &[("a", 1)])]);
     let headers = no_headers();
-    let request =
-        Request { id: "", path: "/", headers: &headers, content: Content::Hidden, subset: None, tokens: None };
+    let request = Request {
+        id: "",
+        path: "/",
+        headers: &headers,
+        content: Content::Hidden,
+        subset: None,
+        tokens: None,
+        resolution: None,
+    };
     assert!(routing.resolve(&request, &mut SmallRng::seed_from_u64(1)).unwrap().is_none());
 }
 
