@@ -59,6 +59,7 @@ struct Debug {
     explainer: Explainer,
     config: Arc<Declarations>,
     kv_events: Arc<KvMetrics>,
+    tokenizers: Option<Arc<Tokenizers>>,
 }
 
 /// The routes of the debug port, gRPC included.
@@ -69,7 +70,7 @@ pub fn router(
     kv_events: Arc<KvMetrics>,
     tokenizers: Option<Arc<Tokenizers>>,
 ) -> Router {
-    let explainer = Explainer::new(Arc::clone(&fleet), recent, tokenizers);
+    let explainer = Explainer::new(Arc::clone(&fleet), recent, tokenizers.clone());
     let grpc = tonic::service::Routes::new(ExplainServer::new(explainer.clone())).into_axum_router();
     Router::new()
         .route("/", get(async || Html(include_str!("debug.html"))))
@@ -78,7 +79,7 @@ pub fn router(
         .route("/debug/config_dump", get(status))
         .route("/debug/config_dump/{kind}", get(list))
         .route("/debug/config_dump/namespaces/{namespace}/{kind}/{name}", get(one))
-        .with_state(Debug { fleet, explainer, config, kv_events })
+        .with_state(Debug { fleet, explainer, config, kv_events, tokenizers })
         .merge(grpc)
 }
 
@@ -201,7 +202,14 @@ fn state(
 async fn status(State(debug): State<Debug>) -> Response {
     let status = debug.config.status.load();
     let loaded_at = status.loaded_at.map(rfc3339::format);
-    let shown = json!({"lastError": status.last_error, "generation": status.generation, "loadedAt": loaded_at});
+    let tokenizers = debug.tokenizers.map(|tokenizers| tokenizers.status());
+    let tokenizers = tokenizers.map(|status| json!({"models": status.models, "lastError": status.last_error}));
+    let shown = json!({
+        "lastError": status.last_error,
+        "generation": status.generation,
+        "loadedAt": loaded_at,
+        "tokenizers": tokenizers,
+    });
     Json(shown).into_response()
 }
 

@@ -58,9 +58,14 @@ pub enum ReloadSource {
     SchedulerConfig,
     /// The certificate of `--cert-path`.
     Certificate,
+    /// The files of `--tokenizer-dir`.
+    Tokenizers,
 }
 
 impl ReloadSource {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::ConfigDir, Self::SchedulerConfig, Self::Certificate, Self::Tokenizers];
+
     /// The metric label.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -68,6 +73,7 @@ impl ReloadSource {
             Self::ConfigDir => "config-dir",
             Self::SchedulerConfig => "scheduler-config",
             Self::Certificate => "certificate",
+            Self::Tokenizers => "tokenizers",
         }
     }
 }
@@ -144,7 +150,7 @@ impl Metrics {
             prefill: PrefillMetrics::default(),
             fleet,
         };
-        for source in [ReloadSource::ConfigDir, ReloadSource::SchedulerConfig, ReloadSource::Certificate] {
+        for source in ReloadSource::ALL {
             // A series that exists from the start lets `increase()` see the first failure.
             drop(metrics.reload_failures.get_or_create(&SourceLabels { source: source.name() }));
         }

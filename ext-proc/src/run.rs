@@ -312,7 +312,7 @@ impl Picker {
         let admin = admin::router(Arc::clone(&metrics), Arc::new(ready));
         others.spawn("metrics", async { Ok(axum::serve(metrics_listener, admin).await?) });
         let (declarations, kv_events) = (config_dir.declarations(), Arc::clone(&metrics.kv_events));
-        let debug = debug::router(Arc::clone(&fleet), recent, declarations, kv_events, tokenizers);
+        let debug = debug::router(Arc::clone(&fleet), recent, declarations, kv_events, tokenizers.clone());
         others.spawn("debug", async { Ok(axum::serve(debug_listener, debug).await?) });
         let (holder, held_fleet) = (service.holder(), Arc::clone(&fleet));
         others.spawn("held load", async move {
@@ -340,6 +340,10 @@ impl Picker {
         if let Some(file) = profile_file {
             let follow = file.follow(Arc::clone(&fleet), failed(ReloadSource::SchedulerConfig));
             others.spawn("scheduler configuration", endless(follow));
+        }
+        if let Some(tokenizers) = &tokenizers {
+            let failed = failed(ReloadSource::Tokenizers);
+            others.spawn("tokenizers", endless(tokenizers.follow(failed)));
         }
         if let Some(certificate) = certificate {
             let failed = failed(ReloadSource::Certificate);

@@ -18,6 +18,7 @@ mod files;
 mod format;
 mod metrics;
 mod python;
+mod reload;
 mod template;
 mod whose;
 
@@ -30,10 +31,12 @@ use tokio::time::timeout;
 
 use asked::{Asked, Prompt};
 use engine::EngineTokenizer;
-use files::{Files, Model};
+use files::Model;
+use reload::Reloaded;
 
 pub use files::FilesError;
 pub use metrics::TokenMetrics;
+pub use reload::TokenizerStatus;
 pub use whose::{Asking, InTokens, Whose, is_wanted};
 
 /// How long a prompt may take from here to its ids, waiting included: less than the 200 ms that Envoy waits
@@ -133,7 +136,7 @@ impl Why {
 /// Turns prompts into token ids.
 #[derive(Debug)]
 pub struct Tokenizers {
-    files: Files,
+    files: Arc<Reloaded>,
     engine: EngineTokenizer,
     metrics: Arc<TokenMetrics>,
     /// Prompts that are being tokenized: as many as there are processors.
@@ -149,12 +152,27 @@ impl Tokenizers {
     pub fn open(directory: Option<&Path>, metrics: Arc<TokenMetrics>) -> Result<Self, FilesError> {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(Self {
-            files: directory.map(Files::open).transpose()?.unwrap_or_default(),
+            files: Arc::new(Reloaded::open(directory)?),
             engine: EngineTokenizer::new(),
             metrics,
             work: Arc::new(Semaphore::new(processors)),
             waiting: Semaphore::new(WAITING + processors),
         })
+    }
+
+    /// Follows the directory, for ever, and keeps the last good state; `failed` is called once for each
+    /// different error.
+    pub fn follow<F>(&self, failed: F) -> impl Future<Output = ()> + Send + use<F>
+    where
+        F: Fn() + Send + Sync + 'static,
+    {
+        Arc::clone(&self.files).follow(failed)
+    }
+
+    /// What is in use, and how the last reading went.
+    #[must_use]
+    pub fn status(&self) -> Arc<TokenizerStatus> {
+        self.files.status()
     }
 
     /// The token ids of the request with this body.
@@ -178,11 +196,14 @@ impl Tokenizers {
         let salt = asked.salt.as_deref().map(Arc::from);
         let tokens = |(ids, source)| Tokens { ids, salt, source };
         let may_ask_engine = asked.engine_agrees;
-        let model = whose.models.iter().find_map(|name| self.files.model(name));
+        let model = {
+            let files = self.files.files();
+            whose.models.iter().find_map(|name| files.model(name).cloned())
+        };
         let local = match (asked.prompt, model) {
             (Prompt::Ids(ids), _) => Ok((ids.into(), Source::Request)),
             (Prompt::Text { .. } | Prompt::Chat(_), None) => Err(Why::NoTokenizer),
-            (prompt, Some(model)) => self.tokenize(prompt, Arc::clone(model)).await,
+            (prompt, Some(model)) => self.tokenize(prompt, model).await,
         };
         let local = match (local, whose.engine) {
             // A template or tokenizer of which this process is not a master: the engine is.
