@@ -300,3 +300,6 @@ impl explain_server::Explain for Explainer {
         Explainer::dry_run(self, &request.into_inner()).await.map(Response::new)
     }
 }
+
+#[cfg(test)]
+mod tests;
