@@ -9,6 +9,7 @@ mod kubelet;
 mod lifecycle;
 mod operator;
 mod partition;
+mod picker;
 mod proxy;
 mod recovery;
 mod roles;

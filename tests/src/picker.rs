@@ -1,6 +1,7 @@
 //! The real picker: built by the cargo that runs us, run as a child.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -27,7 +28,7 @@ pub async fn binary() -> Result<&'static Path> {
 /// How to start a picker.
 #[derive(Clone, Debug)]
 pub struct PickerOptions {
-    config_dir: PathBuf,
+    fleet: [OsString; 2],
     args: Vec<String>,
     env: Vec<(String, String)>,
 }
@@ -36,7 +37,17 @@ impl PickerOptions {
     /// A picker for the manifests in `config_dir`.
     #[must_use]
     pub fn new(config_dir: &Path) -> Self {
-        Self { config_dir: config_dir.to_owned(), args: Vec::new(), env: Vec::new() }
+        Self::of(["--config-dir".into(), config_dir.into()])
+    }
+
+    /// A picker for the cluster of `kubeconfig`.
+    #[must_use]
+    pub fn of_cluster(kubeconfig: &Path) -> Self {
+        Self::of(["--kubeconfig".into(), kubeconfig.into()])
+    }
+
+    fn of(fleet: [OsString; 2]) -> Self {
+        Self { fleet, args: Vec::new(), env: Vec::new() }
     }
 
     /// Adds a flag and its value.
@@ -76,9 +87,12 @@ impl PickerOptions {
     /// # Errors
     /// When it cannot be built or ends, with what it said.
     pub async fn start_unready(self) -> Result<Picker> {
-        let mut program = Program::new("the picker", binary().await?)
-            .args(["--config-dir".as_ref(), self.config_dir.as_os_str()])
-            .args(["--bind-address", "127.0.0.1", "--log-format", "json"]);
+        let mut program = Program::new("the picker", binary().await?).args(self.fleet).args([
+            "--bind-address",
+            "127.0.0.1",
+            "--log-format",
+            "json",
+        ]);
         for (flag, port) in
             [("--grpc-port", "0"), ("--grpc-health-port", "0"), ("--metrics-port", "0"), ("--debug-port", "0")]
         {

@@ -155,7 +155,7 @@ impl ControlPlane {
                 manifests.push(std::fs::read_to_string(&path)?);
             }
         }
-        for kind in [Foreign::PodGroup, Foreign::Queue, Foreign::HyperNode, Foreign::LeaderWorkerSet] {
+        for kind in Foreign::ALL {
             manifests.push(kind.manifest().await?);
         }
         let crds: Api<CustomResourceDefinition> = Api::all(self.client().await?);

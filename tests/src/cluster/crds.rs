@@ -12,6 +12,8 @@ use crate::cache;
 const VOLCANO: &str = "volcano.sh/volcano@v1.14.1";
 /// LeaderWorkerSet's module.
 const LEADER_WORKER_SET: &str = "sigs.k8s.io/lws@v0.8.0";
+/// The Gateway API Inference Extension's module.
+const INFERENCE_EXTENSION: &str = "sigs.k8s.io/gateway-api-inference-extension@v1.6.0";
 /// How long another process may take to fetch.
 const LOCK_DEADLINE: std::time::Duration = std::time::Duration::from_secs(1800);
 
@@ -26,9 +28,15 @@ pub enum Foreign {
     HyperNode,
     /// `leaderworkerset.x-k8s.io` LeaderWorkerSet.
     LeaderWorkerSet,
+    /// `inference.networking.k8s.io` InferencePool.
+    InferencePool,
 }
 
 impl Foreign {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::PodGroup, Self::Queue, Self::HyperNode, Self::LeaderWorkerSet, Self::InferencePool];
+
     fn source(self) -> (&'static str, &'static str) {
         match self {
             Self::PodGroup => (VOLCANO, "config/crd/volcano/bases/scheduling.volcano.sh_podgroups.yaml"),
@@ -36,6 +44,9 @@ impl Foreign {
             Self::HyperNode => (VOLCANO, "config/crd/volcano/bases/topology.volcano.sh_hypernodes.yaml"),
             Self::LeaderWorkerSet => {
                 (LEADER_WORKER_SET, "config/crd/bases/leaderworkerset.x-k8s.io_leaderworkersets.yaml")
+            }
+            Self::InferencePool => {
+                (INFERENCE_EXTENSION, "config/crd/bases/inference.networking.k8s.io_inferencepools.yaml")
             }
         }
     }

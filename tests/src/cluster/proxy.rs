@@ -75,6 +75,7 @@ struct Inner {
     url: String,
     namespace: Option<String>,
     state: Mutex<State>,
+    cut: tokio::sync::watch::Sender<()>,
 }
 
 struct State {
@@ -117,7 +118,13 @@ impl Proxy {
     async fn serve(plane: &ControlPlane, namespace: Option<String>) -> Result<Self> {
         let upstream = Client::builder(TokioExecutor::new()).build(plane.config().await?.rustls_https_connector()?);
         let state = State { rule: Arc::new(|_| Fault::None), calls: Vec::new(), counted: 0, frozen: false };
-        let inner = Arc::new(Inner { upstream, url: plane.url().to_owned(), namespace, state: Mutex::new(state) });
+        let inner = Arc::new(Inner {
+            upstream,
+            url: plane.url().to_owned(),
+            namespace,
+            state: Mutex::new(state),
+            cut: tokio::sync::watch::Sender::new(()),
+        });
         let certificates = Certificates::new()?;
         let chain = CertificateDer::pem_slice_iter(certificates.certificate.as_bytes()).collect::<Result<_, _>>()?;
         let key = PrivateKeyDer::from_pem_slice(certificates.key.as_bytes())?;
@@ -197,6 +204,11 @@ impl Proxy {
         self.inner.state.lock().frozen
     }
 
+    /// Cuts every connection that is open, watches among them.
+    pub fn cut(&self) {
+        self.inner.cut.send_replace(());
+    }
+
     /// Waits until [`Fault::FreezeAfter`] has happened.
     ///
     /// # Errors
@@ -218,9 +230,14 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, inner: Arc<Inner>) {
         let (tls, inner) = (tls.clone(), Arc::clone(&inner));
         connections.spawn(async move {
             let Ok(stream) = tls.accept(stream).await else { return };
+            let mut cut = inner.cut.subscribe();
             let service = service_fn(|request| answer(Arc::clone(&inner), request));
             // Ends when the client goes, or when an answer is to get lost.
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            let serve = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            tokio::select! {
+                _ = serve => {}
+                _ = cut.changed() => {}
+            }
         });
         while connections.try_join_next().is_some() {}
     }
