@@ -142,14 +142,8 @@ impl Exchange {
 
     /// The body as far as it was received; contiguous once [`Step::Pick`] was seen.
     #[must_use]
-    pub fn body(&self) -> &[u8] {
+    pub fn body(&self) -> Bytes {
         self.body.whole()
-    }
-
-    /// The same, to keep.
-    #[must_use]
-    pub fn shared_body(&self) -> Bytes {
-        self.body.shared()
     }
 
     /// How the body reaches us, for the observer.

@@ -3,6 +3,7 @@
 mod answer;
 mod kept;
 mod prefill;
+mod prepared;
 mod stream;
 pub mod wire;
 

@@ -48,13 +48,7 @@ impl Received {
 
     /// The whole body after [`Received::join`].
     #[must_use]
-    pub fn whole(&self) -> &[u8] {
-        self.chunks.first().map_or(&[], Bytes::as_ref)
-    }
-
-    /// The same, to keep.
-    #[must_use]
-    pub fn shared(&self) -> Bytes {
+    pub fn whole(&self) -> Bytes {
         self.chunks.first().cloned().unwrap_or_default()
     }
 

@@ -88,6 +88,7 @@ fn reload_failures_exist_before_the_first() {
             "kthena_router_reload_failures_total{source=\"certificate\"} 1",
             "kthena_router_reload_failures_total{source=\"config-dir\"} 0",
             "kthena_router_reload_failures_total{source=\"scheduler-config\"} 0",
+            "kthena_router_reload_failures_total{source=\"tokenizers\"} 0",
         ]
     );
 }

@@ -12,7 +12,7 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use futures_util::Stream;
 use http::uri::Authority;
 use rand::Rng;
-use scheduling::{Content, Headers, PoolName, Refusal, RefusalKind, Request, Resolution};
+use scheduling::{Content, Headers, PoolName, Refusal, RefusalKind, Request};
 use tonic::{Code, Status, Streaming};
 use tracing::Instrument;
 
@@ -20,13 +20,14 @@ use super::Shared;
 use super::answer::answer;
 use super::kept::{Answered, RequestHead};
 use super::prefill::{self, Asked, Plan};
+use super::prepared::{Prepared, Preparing, preparing};
 use super::wire::ProcessingRequest;
 use crate::exchange::{Exchange, Input, Message, ProtocolError, Rules, Seen, Step};
 use crate::from_proto::{self, Heard, WireHeaders};
 use crate::observer::ExchangeObserver;
-use crate::openai::{self, Detached};
+use crate::openai;
 use crate::prefill::{Job, Outcome, Running, Split};
-use crate::tokens::{self, Asking, InTokens};
+use crate::tokens::InTokens;
 use crate::{pools, splice, to_proto};
 
 /// A stream that ends so soon after our last message was ended by that message: where Envoy ends
@@ -63,16 +64,6 @@ pub struct ProcessStream {
     served: Option<Answered>,
     finished: bool,
 }
-
-/// What was found out before a decision, because the prompt's tokens depend on it.
-struct Prepared {
-    read: Detached,
-    resolution: Option<Resolution>,
-    tokens: Option<InTokens>,
-}
-
-/// Ends with the tokens, or with none.
-type Preparing = Pin<Box<dyn Future<Output = Prepared> + Send>>;
 
 /// A decision whose prefill is being made. Dropping it cancels the prefill.
 struct Waiting {
@@ -196,31 +187,10 @@ impl ProcessStream {
 
     /// Picks, once the prompt's tokens are there if the profile wants them.
     fn prepare(&mut self, seen: Seen) {
-        match self.preparing(seen) {
+        match self.request.as_ref().and_then(|head| preparing(&self.shared, head, seen, self.exchange.body())) {
             Some(preparing) => self.tokenizing = Some((seen, preparing)),
             None => self.pick(seen, None),
         }
-    }
-
-    /// Reads the body and resolves the route, to ask for the tokens; the future does nothing until it is
-    /// polled, and waits for a bounded time. What cannot be read or resolved is refused later.
-    fn preparing(&self, seen: Seen) -> Option<Preparing> {
-        let head = self.request.as_ref().filter(|head| seen == Seen::Whole && head.is_json())?;
-        let (shared, pool) = (&self.shared, head.pool.as_ref().ok()?);
-        if !tokens::is_wanted(&shared.fleet, head.path()) {
-            return None;
-        }
-        let body = self.exchange.shared_body();
-        let openai::Parsed { body: content, model } = openai::parse(&body).ok()?;
-        let mut request = head.request(Content::Parsed(content));
-        let asking = Asking::of(shared.settings.tokenizers.as_ref(), &shared.fleet, pool, &request)?;
-        let content = std::mem::replace(&mut request.content, Content::Absent);
-        let Content::Parsed(content) = content else { return None };
-        let read = openai::Parsed { body: content, model }.detach(&body);
-        Some(Box::pin(async move {
-            let tokens = asking.tokens(&body).await;
-            Prepared { read, resolution: asking.resolution, tokens }
-        }))
     }
 
     fn pick(&mut self, seen: Seen, prepared: Option<&Prepared>) {
@@ -294,7 +264,7 @@ impl ProcessStream {
             return Err(RefusalKind::UnknownPool("the stream has no request headers".to_owned()).into());
         };
         let pool = head.pool.as_ref().map_err(|kind| Refusal::from(kind.clone()))?;
-        let body = &self.exchange.shared_body();
+        let body = &self.exchange.body();
         if matches!(seen, Seen::Whole | Seen::Beginning) {
             self.observer.body_read(body.len());
         }
