@@ -24,6 +24,7 @@ use crate::kv_events::KvMetrics;
 use crate::kv_events::metrics::RankState;
 use crate::recent::Recent;
 use crate::rfc3339;
+use crate::tokens::Tokenizers;
 
 /// A kind of object in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,11 +59,18 @@ struct Debug {
     explainer: Explainer,
     config: Arc<Declarations>,
     kv_events: Arc<KvMetrics>,
+    tokenizers: Option<Arc<Tokenizers>>,
 }
 
 /// The routes of the debug port, gRPC included.
-pub fn router(fleet: Arc<Fleet>, recent: Arc<Recent>, config: Arc<Declarations>, kv_events: Arc<KvMetrics>) -> Router {
-    let explainer = Explainer::new(Arc::clone(&fleet), recent);
+pub fn router(
+    fleet: Arc<Fleet>,
+    recent: Arc<Recent>,
+    config: Arc<Declarations>,
+    kv_events: Arc<KvMetrics>,
+    tokenizers: Option<Arc<Tokenizers>>,
+) -> Router {
+    let explainer = Explainer::new(Arc::clone(&fleet), recent, tokenizers.clone());
     let grpc = tonic::service::Routes::new(ExplainServer::new(explainer.clone())).into_axum_router();
     Router::new()
         .route("/", get(async || Html(include_str!("debug.html"))))
@@ -71,7 +79,7 @@ pub fn router(fleet: Arc<Fleet>, recent: Arc<Recent>, config: Arc<Declarations>,
         .route("/debug/config_dump", get(status))
         .route("/debug/config_dump/{kind}", get(list))
         .route("/debug/config_dump/namespaces/{namespace}/{kind}/{name}", get(one))
-        .with_state(Debug { fleet, explainer, config, kv_events })
+        .with_state(Debug { fleet, explainer, config, kv_events, tokenizers })
         .merge(grpc)
 }
 
@@ -194,7 +202,14 @@ fn state(
 async fn status(State(debug): State<Debug>) -> Response {
     let status = debug.config.status.load();
     let loaded_at = status.loaded_at.map(rfc3339::format);
-    let shown = json!({"lastError": status.last_error, "generation": status.generation, "loadedAt": loaded_at});
+    let tokenizers = debug.tokenizers.map(|tokenizers| tokenizers.status());
+    let tokenizers = tokenizers.map(|status| json!({"models": status.models, "lastError": status.last_error}));
+    let shown = json!({
+        "lastError": status.last_error,
+        "generation": status.generation,
+        "loadedAt": loaded_at,
+        "tokenizers": tokenizers,
+    });
     Json(shown).into_response()
 }
 

@@ -11,9 +11,9 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
+use foldhash::quality;
 use parking_lot::Mutex;
 use scheduling::{Decision, PoolName, Refusal};
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::fleet::Picked;
 
@@ -38,7 +38,8 @@ pub struct Key(u64, u64);
 pub struct Duplicates {
     shards: Vec<Mutex<Shard>>,
     hasher: RandomState,
-    body_seed: u64,
+    /// Every bit of its hashes depends on every byte: they are compared, not looked up.
+    bodies: quality::RandomState,
     ttl: Duration,
     shard_capacity: usize,
 }
@@ -63,11 +64,10 @@ impl Duplicates {
     /// Remembers each request for `ttl` and as long as one of its streams lives; at most `capacity` of them.
     #[must_use]
     pub fn new(ttl: Duration, capacity: usize) -> Self {
-        let hasher = RandomState::default();
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            body_seed: hasher.hash_one("body"),
-            hasher,
+            hasher: RandomState::default(),
+            bodies: quality::RandomState::default(),
             ttl,
             shard_capacity: capacity.div_ceil(SHARDS).max(1),
         }
@@ -76,7 +76,7 @@ impl Duplicates {
     /// The request's key. Seeded by chance, so that nobody can make two requests look like one.
     #[must_use]
     pub fn key(&self, pool: &PoolName, request_id: &str, path: &str, body: &[u8]) -> Key {
-        Key(self.hasher.hash_one((pool, request_id, path)), xxh3_64_with_seed(body, self.body_seed))
+        Key(self.hasher.hash_one((pool, request_id, path)), self.bodies.hash_one(body))
     }
 
     /// Picks, unless the request was picked for already. Returns the pick and whether it is a repetition.

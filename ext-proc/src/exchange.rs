@@ -21,6 +21,7 @@ mod tests;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use bytes::Bytes;
 use scheduling::RefusalKind;
 
 pub use body::{CHUNK_LIMIT, Chunks, Received};
@@ -145,6 +146,12 @@ impl Exchange {
         self.body.whole()
     }
 
+    /// The same, to keep.
+    #[must_use]
+    pub fn shared_body(&self) -> Bytes {
+        self.body.shared()
+    }
+
     /// How the body reaches us, for the observer.
     #[must_use]
     pub fn body_mode(&self) -> BodyMode {
@@ -224,7 +231,7 @@ impl Exchange {
                 BodySend::FullDuplex => {
                     steps.push_back(Step::Send(Message::RequestHeaders(Some(answer))));
                     let trailers = self.end == End::Trailers;
-                    let body = replaced.unwrap_or_else(|| self.body.take());
+                    let body = replaced.map_or_else(|| self.body.take(), Bytes::from);
                     if !(trailers && body.is_empty()) {
                         steps.push_back(Step::Send(Message::RequestChunks(Chunks::new(body, !trailers))));
                     }
@@ -336,7 +343,7 @@ impl Exchange {
         Ok(())
     }
 
-    fn request_body(&mut self, bytes: Vec<u8>, end: bool, steps: &mut VecDeque<Step>) -> Result<(), ProtocolError> {
+    fn request_body(&mut self, bytes: Bytes, end: bool, steps: &mut VecDeque<Step>) -> Result<(), ProtocolError> {
         match self.phase {
             Phase::Headers => Err(ProtocolError::BeforeHeaders("a request body")),
             Phase::Refused => {
@@ -435,7 +442,7 @@ impl Exchange {
         Ok(())
     }
 
-    fn response_body(&mut self, bytes: Vec<u8>, end: bool, steps: &mut VecDeque<Step>) -> Result<(), ProtocolError> {
+    fn response_body(&mut self, bytes: Bytes, end: bool, steps: &mut VecDeque<Step>) -> Result<(), ProtocolError> {
         if self.response_end && bytes.is_empty() && self.modes.response == BodySend::FullDuplex {
             return Ok(());
         }

@@ -17,6 +17,7 @@ use tonic::{Response, Status};
 
 use crate::fleet::Fleet;
 use crate::recent::{Outcome, Recent, Remembered};
+use crate::tokens::{Asking, InTokens, Tokenizers};
 use crate::{openai, rfc3339, to_proto};
 
 /// How many decisions are listed when the caller does not say.
@@ -152,13 +153,14 @@ fn count(count: usize) -> u32 {
 pub struct Explainer {
     fleet: Arc<Fleet>,
     recent: Arc<Recent>,
+    tokenizers: Option<Arc<Tokenizers>>,
 }
 
 impl Explainer {
-    /// Explains the decisions of `fleet` that `recent` remembers.
+    /// Explains the decisions of `fleet` that `recent` remembers; `tokenizers` are for dry runs.
     #[must_use]
-    pub fn new(fleet: Arc<Fleet>, recent: Arc<Recent>) -> Self {
-        Self { fleet, recent }
+    pub fn new(fleet: Arc<Fleet>, recent: Arc<Recent>, tokenizers: Option<Arc<Tokenizers>>) -> Self {
+        Self { fleet, recent, tokenizers }
     }
 
     /// The newest `limit` records, newest first; of one pool or one request only, where given.
@@ -172,21 +174,27 @@ impl Explainer {
         ListDecisionsResponse { decisions }
     }
 
-    /// What would be decided now. Nothing is counted, learned or sent.
+    /// What would be decided now. Nothing is counted, learned or sent; only the prompt's tokens are asked
+    /// for, as for a request.
     ///
     /// # Errors
     /// `INVALID_ARGUMENT` for a pool that is not known or a subset that is no address.
-    pub fn dry_run(&self, asked: &DryRunRequest) -> Result<DecisionRecord, Status> {
+    pub async fn dry_run(&self, asked: &DryRunRequest) -> Result<DecisionRecord, Status> {
         let began = Instant::now();
         let pool = self.pool(&asked.pool)?;
         let headers = AskedHeaders::new(asked);
         let subset = subset(&asked.subset)?;
         let path = asked.path.split('?').next().unwrap_or_default();
         let id = headers.get("x-request-id").unwrap_or("dry-run").to_owned();
-        let outcome = content(&asked.body).map_err(Refusal::from).and_then(|content| {
-            let request = Request { id: &id, path, headers: &headers, content, subset: subset.as_ref(), tokens: None };
-            self.fleet.dry_run(&pool, &request)
-        });
+        let subset = subset.as_ref();
+        let outcome = match content(&asked.body) {
+            Ok(content) => {
+                let (tokens, resolution) = (None, None);
+                let request = Request { id: &id, path, headers: &headers, content, subset, tokens, resolution };
+                self.decide(&pool, request, &asked.body).await
+            }
+            Err(kind) => Err(kind.into()),
+        };
         let record = match &outcome {
             Ok(decision) => decided(decision),
             Err(refusal) => refused(refusal, to_proto::status(&refusal.kind)),
@@ -199,6 +207,15 @@ impl Explainer {
             duration_micros: micros(began.elapsed()),
             ..record
         })
+    }
+
+    async fn decide(&self, pool: &PoolName, request: Request<'_>, body: &[u8]) -> Result<Decision, Refusal> {
+        let Some(asking) = Asking::of(self.tokenizers.as_ref(), &self.fleet, pool, &request) else {
+            return self.fleet.dry_run(pool, &request);
+        };
+        let tokens = asking.tokens(body).await;
+        let (tokens, resolution) = (tokens.as_ref().map(InTokens::view), asking.resolution.as_ref());
+        self.fleet.dry_run(pool, &Request { tokens, resolution, ..request })
     }
 
     fn pool(&self, asked: &str) -> Result<PoolName, Status> {
@@ -280,6 +297,9 @@ impl explain_server::Explain for Explainer {
     }
 
     async fn dry_run(&self, request: tonic::Request<DryRunRequest>) -> Result<Response<DecisionRecord>, Status> {
-        Explainer::dry_run(self, &request.into_inner()).map(Response::new)
+        Explainer::dry_run(self, &request.into_inner()).await.map(Response::new)
     }
 }
+
+#[cfg(test)]
+mod tests;

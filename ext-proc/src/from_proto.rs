@@ -3,13 +3,13 @@
 use std::net::{IpAddr, SocketAddr};
 
 use envoy_types::pb::envoy::config::core::v3::{HeaderMap, HeaderValue, Metadata};
-use envoy_types::pb::envoy::service::ext_proc::v3::processing_request::Request as Part;
-use envoy_types::pb::envoy::service::ext_proc::v3::{ProcessingRequest, ProtocolConfiguration};
+use envoy_types::pb::envoy::service::ext_proc::v3::ProtocolConfiguration;
 use envoy_types::pb::google::protobuf::Value;
 use envoy_types::pb::google::protobuf::value::Kind;
 use scheduling::{Headers, Subset};
 
 use crate::exchange::{BodySend, Input, Modes, ProtocolError};
+use crate::service::wire::{Part, ProcessingRequest};
 use crate::steering;
 
 /// The headers of one message, as they came.

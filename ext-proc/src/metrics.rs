@@ -60,10 +60,14 @@ pub enum ReloadSource {
     Certificate,
     /// An object of the cluster.
     Cluster,
+    /// The files of `--tokenizer-dir`.
+    Tokenizers,
 }
 
 impl ReloadSource {
-    const ALL: [Self; 4] = [Self::ConfigDir, Self::SchedulerConfig, Self::Certificate, Self::Cluster];
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::ConfigDir, Self::SchedulerConfig, Self::Certificate, Self::Cluster, Self::Tokenizers];
 
     /// The metric label.
     #[must_use]
@@ -73,6 +77,7 @@ impl ReloadSource {
             Self::SchedulerConfig => "scheduler-config",
             Self::Certificate => "certificate",
             Self::Cluster => "cluster",
+            Self::Tokenizers => "tokenizers",
         }
     }
 }

@@ -3,21 +3,24 @@
 //! Text is borrowed where the JSON had no escapes, unknown fields are skipped without allocation,
 //! and no tree is built. Shapes: chat completions, completions, embeddings, responses, and what
 //! vLLM and SGLang accept besides.
+//!
+//! What decides here is judged here: the body's structure, its keys, its model. The text of the prompt
+//! is only hashed: control characters, unknown escapes and bytes that are no UTF-8 in it are the
+//! engine's to refuse, and refused by every engine in words of its own.
 
+mod detached;
 mod prompt;
 #[cfg(test)]
 mod tests;
 
 use std::borrow::Cow;
-use std::fmt;
 use std::ops::Range;
 
 use scheduling::{Body, Prompt, RefusalKind};
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde_json::value::RawValue;
 
-use prompt::Collect;
-pub(crate) use prompt::Text;
+use crate::json::{self, Malformed, Reader};
+pub use detached::Detached;
+use prompt::collect;
 
 /// A body, and where its model stands.
 #[derive(Debug)]
@@ -53,22 +56,16 @@ fn is_json_essence(essence: &str) -> bool {
 /// [`RefusalKind::BadJson`], [`RefusalKind::ModelMissing`], [`RefusalKind::ModelNotString`],
 /// [`RefusalKind::ModelTwice`].
 pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, RefusalKind> {
-    let bad = |error: serde_json::Error| RefusalKind::BadJson(error.to_string());
     let mut fields = Fields::default();
-    let mut json = serde_json::Deserializer::from_slice(bytes);
-    TopLevel(&mut fields).deserialize(&mut json).map_err(bad)?;
-    json.end().map_err(bad)?;
+    let mut reader = Reader::new(bytes);
+    let read = reader.object(|reader, key| fields.read(reader, key)).and_then(|()| reader.end());
+    read.map_err(|_| RefusalKind::BadJson(json::complaint(bytes)))?;
 
     if fields.models > 1 {
         return Err(RefusalKind::ModelTwice);
     }
-    let raw = fields.model.ok_or(RefusalKind::ModelMissing)?.get();
-    let Text(model) = serde_json::from_str(raw).map_err(|_| RefusalKind::ModelNotString)?;
-    if model.is_empty() {
-        return Err(RefusalKind::ModelNotString);
-    }
-    // A borrowed raw value lies inside `bytes`: the distance of their addresses is its place.
-    let start = (raw.as_ptr() as usize).wrapping_sub(bytes.as_ptr() as usize);
+    let place = fields.model.ok_or(RefusalKind::ModelMissing)?;
+    let model = model(bytes.get(place.clone()).unwrap_or_default())?;
 
     let mut pieces = fields.front;
     if pieces.is_empty() {
@@ -83,13 +80,28 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, RefusalKind> {
             max_tokens: fields.max_completion_tokens.or(fields.max_tokens),
             prompt: Prompt { pieces },
         },
-        model: start..start + raw.len(),
+        model: place,
     })
+}
+
+/// The name that a body's `model` is.
+fn model(raw: &[u8]) -> Result<Cow<'_, str>, RefusalKind> {
+    if !raw.starts_with(b"\"") {
+        return Err(RefusalKind::ModelNotString);
+    }
+    let bad = |error: serde_json::Error| RefusalKind::BadJson(format!("`model`: {error}"));
+    let name = if raw.contains(&b'\\') {
+        Cow::Owned(serde_json::from_slice::<String>(raw).map_err(bad)?)
+    } else {
+        Cow::Borrowed(serde_json::from_slice::<&str>(raw).map_err(bad)?)
+    };
+    if name.is_empty() { Err(RefusalKind::ModelNotString) } else { Ok(name) }
 }
 
 #[derive(Default)]
 struct Fields<'a> {
-    model: Option<&'a RawValue>,
+    /// The place of its value.
+    model: Option<Range<usize>>,
     models: usize,
     stream: bool,
     max_tokens: Option<u64>,
@@ -99,48 +111,29 @@ struct Fields<'a> {
     pieces: Vec<Cow<'a, [u8]>>,
 }
 
-struct TopLevel<'f, 'a>(&'f mut Fields<'a>);
-
-impl<'de> DeserializeSeed<'de> for TopLevel<'_, 'de> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for TopLevel<'_, 'de> {
-    type Value = ();
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let fields = self.0;
-        while let Some(Text(key)) = map.next_key::<Text<'de>>()? {
-            match key.as_ref() {
-                "model" => {
-                    fields.model = Some(map.next_value()?);
-                    fields.models += 1;
-                }
-                // Raw, and read with good will: whether a number of any size or kind is acceptable is the engine's business.
-                "stream" => fields.stream = map.next_value::<&RawValue>()?.get() == "true",
-                "max_tokens" => fields.max_tokens = map.next_value::<&RawValue>()?.get().parse().ok(),
-                "max_completion_tokens" | "max_output_tokens" => {
-                    fields.max_completion_tokens = map.next_value::<&RawValue>()?.get().parse().ok();
-                }
-                "prompt" | "messages" | "input" => map.next_value_seed(Collect(&mut fields.pieces))?,
-                "system" | "instructions" => map.next_value_seed(Collect(&mut fields.front))?,
-                "tools" | "functions" | "documents" => {
-                    let raw = map.next_value::<&RawValue>()?.get();
-                    fields.front.push(Cow::Borrowed(raw.as_bytes()));
-                }
-                _ => {
-                    map.next_value::<IgnoredAny>()?;
-                }
+impl<'a> Fields<'a> {
+    fn read(&mut self, reader: &mut Reader<'a>, key: &str) -> Result<(), Malformed> {
+        match key {
+            "model" => {
+                let start = reader.place();
+                self.model = Some(start..start + reader.value()?.len());
+                self.models += 1;
+            }
+            // With good will: whether a number of any size or kind is acceptable is the engine's business.
+            "stream" => self.stream = reader.value()? == b"true",
+            "max_tokens" => self.max_tokens = number(reader.value()?),
+            "max_completion_tokens" | "max_output_tokens" => self.max_completion_tokens = number(reader.value()?),
+            "prompt" | "messages" | "input" => collect(reader, &mut self.pieces)?,
+            "system" | "instructions" => collect(reader, &mut self.front)?,
+            "tools" | "functions" | "documents" => self.front.push(Cow::Borrowed(reader.value()?)),
+            _ => {
+                reader.value()?;
             }
         }
         Ok(())
     }
+}
+
+fn number(raw: &[u8]) -> Option<u64> {
+    std::str::from_utf8(raw).ok()?.parse().ok()
 }

@@ -1,7 +1,7 @@
 //! The map of the process: what is built, bound, started, and how it ends. Only here is spawned.
 
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,6 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use clap::Parser;
 use scheduling::{PoolName, Profile};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +30,8 @@ use crate::listen::{bind, connections};
 use crate::metrics::{Metrics, ReloadSource, SelfCounters};
 use crate::observer::Observer;
 use crate::pools::AuthorityLayer;
+pub use crate::ports::Addresses;
+use crate::ports::Listeners;
 use crate::profile_file::ProfileFile;
 use crate::recent::Recent;
 use crate::scrape::Scraper;
@@ -57,21 +58,6 @@ const STREAMS: u32 = 1 << 16;
 /// Clients that go away reset streams that were not accepted yet; the library's 20 of them would
 /// end the connection of everybody else.
 const PENDING_RESETS: usize = 4096;
-
-/// Where the picker listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Addresses {
-    /// `ext_proc`.
-    pub grpc: SocketAddr,
-    /// `ext_proc` for one pool each (`--pool-port`).
-    pub pools: Vec<(PoolName, SocketAddr)>,
-    /// gRPC health.
-    pub grpc_health: SocketAddr,
-    /// `/metrics`, `/healthz`, `/readyz`.
-    pub metrics: SocketAddr,
-    /// The debug page, on loopback.
-    pub debug: SocketAddr,
-}
 
 /// The whole process, from the command line to its end. What cannot be started, or ended before
 /// it should, is said on standard error.
@@ -170,15 +156,6 @@ impl Source {
             Self::Cluster(cluster) => cluster.declarations(),
         }
     }
-}
-
-#[derive(Debug)]
-struct Listeners {
-    /// The first is the one without a pool.
-    grpc: Vec<(Option<PoolName>, TcpListener)>,
-    grpc_health: TcpListener,
-    metrics: TcpListener,
-    debug: TcpListener,
 }
 
 impl Picker {
@@ -314,6 +291,7 @@ impl Picker {
         let stop = CancellationToken::new();
         let recent = Arc::new(Recent::default());
         let observer = Observer::new(Arc::clone(&metrics), Arc::clone(&recent), access_log, tracing);
+        let tokenizers = settings.tokenizers.clone();
         let service = Service::new(settings, Arc::clone(&fleet), observer);
 
         let mut exchanges = Tasks::new();
@@ -334,7 +312,8 @@ impl Picker {
         let ready = move || if ready.is_ready() { Ok(()) } else { Err(ready.reason()) };
         let admin = admin::router(Arc::clone(&metrics), Arc::new(ready));
         others.spawn("metrics", async { Ok(axum::serve(metrics_listener, admin).await?) });
-        let debug = debug::router(Arc::clone(&fleet), recent, source.declarations(), Arc::clone(&metrics.kv_events));
+        let (declarations, kv_events) = (source.declarations(), Arc::clone(&metrics.kv_events));
+        let debug = debug::router(Arc::clone(&fleet), recent, declarations, kv_events, tokenizers.clone());
         others.spawn("debug", async { Ok(axum::serve(debug_listener, debug).await?) });
         let (holder, held_fleet) = (service.holder(), Arc::clone(&fleet));
         others.spawn("held load", async move {
@@ -371,6 +350,10 @@ impl Picker {
             let follow = file.follow(Arc::clone(&fleet), failed(ReloadSource::SchedulerConfig));
             others.spawn("scheduler configuration", endless(follow));
         }
+        if let Some(tokenizers) = &tokenizers {
+            let failed = failed(ReloadSource::Tokenizers);
+            others.spawn("tokenizers", endless(tokenizers.follow(failed)));
+        }
         if let Some(certificate) = certificate {
             let failed = failed(ReloadSource::Certificate);
             others.spawn("certificate", endless(certificate.follow(move |_| failed())));
@@ -396,44 +379,6 @@ impl Picker {
             error = others.ended() => return Err(error),
         }
         Ok(())
-    }
-}
-
-impl Listeners {
-    fn addresses(&self) -> anyhow::Result<Addresses> {
-        let Self { grpc, grpc_health, metrics, debug } = self;
-        let mut first = None;
-        let mut pools = Vec::new();
-        for (pool, listener) in grpc {
-            match pool {
-                Some(pool) => pools.push((pool.clone(), listener.local_addr()?)),
-                None => first = Some(listener.local_addr()?),
-            }
-        }
-        Ok(Addresses {
-            grpc: first.context("no ext_proc port")?,
-            pools,
-            grpc_health: grpc_health.local_addr()?,
-            metrics: metrics.local_addr()?,
-            debug: debug.local_addr()?,
-        })
-    }
-}
-
-impl Addresses {
-    /// The first log line: whoever starts the picker with ports of 0 reads them here.
-    fn log(&self) {
-        // Not `debug`: the log macro has a function of that name.
-        let Self { grpc, pools, grpc_health, metrics, debug: debug_address } = self;
-        let pools: Vec<String> = pools.iter().map(|(pool, address)| format!("{pool}={address}")).collect();
-        info!(
-            grpcAddress = %grpc,
-            grpcHealthAddress = %grpc_health,
-            metricsAddress = %metrics,
-            debugAddress = %debug_address,
-            poolAddresses = pools.join(","),
-            "Listening."
-        );
     }
 }
 

@@ -4,19 +4,14 @@ mod answer;
 mod kept;
 mod prefill;
 mod stream;
-mod tokens;
+pub mod wire;
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use envoy_types::pb::envoy::service::ext_proc::v3::ProcessingRequest;
-use envoy_types::pb::envoy::service::ext_proc::v3::external_processor_server::{
-    ExternalProcessor, ExternalProcessorServer,
-};
 use http::uri::Authority;
 use scheduling::PoolName;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Streaming};
 
 use crate::duplicates::Duplicates;
 use crate::exchange::{BodySend, Modes, Rules};
@@ -28,6 +23,7 @@ use crate::prefill::{Alongside, Client};
 use crate::tokens::Tokenizers;
 
 pub use stream::ProcessStream;
+use wire::{ProcessingRequest, Server};
 
 /// gRPC metadata of Envoy's `ext_proc` filter that permits us to ask for a hidden body: set it to
 /// `full-duplex` in `grpc_service.initial_metadata` where the filter has `allow_mode_override: true`
@@ -143,9 +139,9 @@ impl Service {
     /// The service for a tonic server, with room for a whole body in one message: Envoy was seen to
     /// send 2.5 MB so.
     #[must_use]
-    pub fn into_server(self) -> ExternalProcessorServer<Self> {
+    pub fn into_server(self) -> Server {
         let limit = self.shared.settings.max_body_size.saturating_add(MESSAGE_SLACK);
-        ExternalProcessorServer::new(self).max_decoding_message_size(limit)
+        Server::new(self, limit)
     }
 
     fn rules(&self, mode_override: bool) -> Rules {
@@ -153,17 +149,9 @@ impl Service {
         let fallback = Modes { request: body_mode_fallback, response: body_mode_fallback, body_without_waiting: true };
         Rules { fallback, mode_override, max_body_size, deadline: exchange_timeout }
     }
-}
 
-#[tonic::async_trait]
-impl ExternalProcessor for Service {
-    // Boxed: tonic and hyper move it from future to future, and it is large.
-    type ProcessStream = Pin<Box<ProcessStream>>;
-
-    async fn process(
-        &self,
-        request: Request<Streaming<ProcessingRequest>>,
-    ) -> Result<Response<Self::ProcessStream>, Status> {
+    /// One exchange.
+    fn process(&self, request: Request<Streaming<ProcessingRequest>>) -> ProcessStream {
         let (metadata, mut extensions, inbound) = request.into_parts();
         let says = |key: &str, value: &str| {
             metadata.get(key).is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(value.as_bytes()))
@@ -176,7 +164,6 @@ impl ExternalProcessor for Service {
         };
         let rules = self.rules(says(MODE_OVERRIDE_METADATA, "full-duplex"));
         let observer = self.shared.observer.stream_opened(&metadata);
-        let stream = ProcessStream::new(Arc::clone(&self.shared), inbound, rules, hints, observer);
-        Ok(Response::new(Box::pin(stream)))
+        ProcessStream::new(Arc::clone(&self.shared), inbound, rules, hints, observer)
     }
 }

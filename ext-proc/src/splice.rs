@@ -1,14 +1,11 @@
 //! Changes named values of a JSON body and nothing else: a body is never serialised anew, so unknown
 //! fields, key order, spaces and big numbers survive.
 
-use std::borrow::Cow;
-use std::fmt;
 use std::ops::Range;
 
-use serde::de::{Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
+use bytes::Bytes;
 
-use crate::openai::Text;
+use crate::json::{Malformed, Reader};
 
 /// One change to the members of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,42 +30,41 @@ impl Change {
 
 /// The members of a JSON object, each with its place in the bytes.
 #[derive(Debug)]
-pub struct Members<'a> {
-    bytes: &'a [u8],
-    members: Vec<Member<'a>>,
+pub struct Members {
+    bytes: Bytes,
+    members: Vec<Member>,
 }
 
 /// One member. It stretches from where the one before ends, comma and key included, to the end of its value.
 #[derive(Debug)]
-struct Member<'a> {
-    key: Cow<'a, str>,
+struct Member {
+    key: String,
     start: usize,
     value: Range<usize>,
 }
 
-impl<'a> Members<'a> {
+impl Members {
     /// Finds the members of the object that `bytes` are.
     ///
     /// # Errors
     /// When `bytes` are no JSON object.
-    pub fn read(bytes: &'a [u8]) -> Result<Self, serde_json::Error> {
-        let mut json = serde_json::Deserializer::from_slice(bytes);
-        let raw = json.deserialize_map(Places)?;
-        json.end()?;
+    pub fn read(bytes: &Bytes) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(bytes);
         let mut end = bytes.iter().position(|byte| *byte == b'{').map_or(0, |brace| brace + 1);
-        let member = |(key, raw): (Cow<'a, str>, &RawValue)| {
-            // A borrowed raw value lies inside `bytes`: the distance of their addresses is its place.
-            let place = (raw.get().as_ptr() as usize).wrapping_sub(bytes.as_ptr() as usize);
-            let (start, value) = (end, place..place + raw.get().len());
-            end = value.end;
-            Member { key, start, value }
-        };
-        Ok(Self { bytes, members: raw.into_iter().map(member).collect() })
+        let mut members = Vec::with_capacity(8);
+        reader.object(|reader, key| {
+            let (start, place) = (end, reader.place());
+            end = place + reader.value()?.len();
+            members.push(Member { key: key.to_owned(), start, value: place..end });
+            Ok(())
+        })?;
+        reader.end()?;
+        Ok(Self { bytes: bytes.clone(), members })
     }
 
     /// The value of `key`, as it is written; of the last one where there are several, as engines read it.
     #[must_use]
-    pub fn get(&self, key: &str) -> Option<&'a [u8]> {
+    pub fn get(&self, key: &str) -> Option<&[u8]> {
         let member = self.members.iter().rfind(|member| member.key == key)?;
         self.bytes.get(member.value.clone())
     }
@@ -141,25 +137,6 @@ impl<'a> Members<'a> {
     }
 }
 
-/// Every member's key and its value as it is written.
-struct Places;
-
-impl<'de> Visitor<'de> for Places {
-    type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut members = Vec::with_capacity(8);
-        while let Some(Text(key)) = map.next_key::<Text<'de>>()? {
-            members.push((key, map.next_value()?));
-        }
-        Ok(members)
-    }
-}
-
 /// `body` with the JSON string `value` in place of the bytes in `range`.
 ///
 /// `None` when `range` does not lie in `body`.
@@ -202,8 +179,12 @@ mod tests {
         if pretty { serde_json::to_vec_pretty(body) } else { serde_json::to_vec(body) }.unwrap()
     }
 
+    fn members(body: &[u8]) -> Result<Members, Malformed> {
+        Members::read(&Bytes::copy_from_slice(body))
+    }
+
     fn after(body: &str, changes: &[Change]) -> String {
-        let changed = Members::read(body.as_bytes()).unwrap().changed(changes).unwrap();
+        let changed = members(body.as_bytes()).unwrap().changed(changes).unwrap();
         String::from_utf8(changed).unwrap()
     }
 
@@ -229,16 +210,16 @@ mod tests {
     fn a_member_that_stands_twice_or_in_escapes_is_found() {
         let once = [Change::Set("x", b"0".into())];
         assert_eq!(after(r#"{"x":1,"a":2,"\u0078":3}"#, &once), r#"{"x":0,"a":2}"#);
-        let members = Members::read(br#"{"x":1,"x":2}"#).unwrap();
+        let members = members(br#"{"x":1,"x":2}"#).unwrap();
         assert_eq!(members.get("x"), Some(b"2".as_slice()), "the last one counts");
     }
 
     #[test]
     fn changes_of_what_is_not_there_change_nothing() {
-        let members = Members::read(br#"{"a":1}"#).unwrap();
-        assert_eq!(members.changed(&[Change::Remove("x"), Change::Replace("y", b"1".into())]), None);
-        assert!(Members::read(b"[1]").is_err());
-        assert!(Members::read(b"{} 1").is_err());
+        let unchanged = members(br#"{"a":1}"#).unwrap();
+        assert_eq!(unchanged.changed(&[Change::Remove("x"), Change::Replace("y", b"1".into())]), None);
+        assert!(members(b"[1]").is_err());
+        assert!(members(b"{} 1").is_err());
     }
 
     proptest! {
@@ -259,11 +240,11 @@ mod tests {
                 body.as_object_mut().unwrap().remove(&removed);
             }
             body[&set] = serde_json::json!([1.0]);
-            let changed = Members::read(&bytes).unwrap().changed(&changes).unwrap();
+            let changed = members(&bytes).unwrap().changed(&changes).unwrap();
             prop_assert_eq!(serde_json::from_slice::<Value>(&changed).unwrap(), body);
             // And back again: what was set is removed, and nothing else is touched, to the byte.
-            let bare = Members::read(&bytes).unwrap().changed(&[Change::Remove(name(&set)), Change::Remove(name(&removed))]);
-            let back = Members::read(&changed).unwrap().changed(&[Change::Remove(name(&set))]).unwrap();
+            let bare = members(&bytes).unwrap().changed(&[Change::Remove(name(&set)), Change::Remove(name(&removed))]);
+            let back = members(&changed).unwrap().changed(&[Change::Remove(name(&set))]).unwrap();
             prop_assert_eq!(back, bare.unwrap_or(bytes));
         }
 

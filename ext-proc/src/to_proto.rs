@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use envoy_types::pb;
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
@@ -139,9 +140,9 @@ fn metadata(destination: String) -> Struct {
     entry("envoy.lb", Kind::StructValue(entry(steering::DESTINATION, Kind::StringValue(destination))))
 }
 
-fn streamed(chunk: Option<(Vec<u8>, bool)>) -> BodyResponse {
+fn streamed(chunk: Option<(Bytes, bool)>) -> BodyResponse {
     let (body, end_of_stream) = chunk.unwrap_or_default();
-    let chunk = StreamedBodyResponse { body, end_of_stream, ..StreamedBodyResponse::default() };
+    let chunk = StreamedBodyResponse { body: body.into(), end_of_stream, ..StreamedBodyResponse::default() };
     let mutation = BodyMutation { mutation: Some(Mutation::StreamedResponse(chunk)) };
     BodyResponse { response: Some(CommonResponse { body_mutation: Some(mutation), ..CommonResponse::default() }) }
 }

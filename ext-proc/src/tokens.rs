@@ -18,9 +18,10 @@ mod files;
 mod format;
 mod metrics;
 mod python;
+mod reload;
 mod template;
+mod whose;
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,10 +31,13 @@ use tokio::time::timeout;
 
 use asked::{Asked, Prompt};
 use engine::EngineTokenizer;
-use files::{Files, Model};
+use files::Model;
+use reload::Reloaded;
 
 pub use files::FilesError;
 pub use metrics::TokenMetrics;
+pub use reload::TokenizerStatus;
+pub use whose::{Asking, InTokens, Whose, is_wanted};
 
 /// How long a prompt may take from here to its ids, waiting included: less than the 200 ms that Envoy waits
 /// for an answer if nobody tells it otherwise.
@@ -129,19 +133,10 @@ impl Why {
     }
 }
 
-/// Whose tokenizer is meant.
-#[derive(Clone, Debug, Default)]
-pub struct Whose {
-    /// Names of the model, the first that has a tokenizer counts: the engine's, the client's, the base model's.
-    pub models: Vec<String>,
-    /// An engine that can be asked; it must serve the model under the name in the body.
-    pub engine: Option<SocketAddr>,
-}
-
 /// Turns prompts into token ids.
 #[derive(Debug)]
 pub struct Tokenizers {
-    files: Files,
+    files: Arc<Reloaded>,
     engine: EngineTokenizer,
     metrics: Arc<TokenMetrics>,
     /// Prompts that are being tokenized: as many as there are processors.
@@ -157,12 +152,27 @@ impl Tokenizers {
     pub fn open(directory: Option<&Path>, metrics: Arc<TokenMetrics>) -> Result<Self, FilesError> {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(Self {
-            files: directory.map(Files::open).transpose()?.unwrap_or_default(),
+            files: Arc::new(Reloaded::open(directory)?),
             engine: EngineTokenizer::new(),
             metrics,
             work: Arc::new(Semaphore::new(processors)),
             waiting: Semaphore::new(WAITING + processors),
         })
+    }
+
+    /// Follows the directory, for ever, and keeps the last good state; `failed` is called once for each
+    /// different error.
+    pub fn follow<F>(&self, failed: F) -> impl Future<Output = ()> + Send + use<F>
+    where
+        F: Fn() + Send + Sync + 'static,
+    {
+        Arc::clone(&self.files).follow(failed)
+    }
+
+    /// What is in use, and how the last reading went.
+    #[must_use]
+    pub fn status(&self) -> Arc<TokenizerStatus> {
+        self.files.status()
     }
 
     /// The token ids of the request with this body.
@@ -186,11 +196,14 @@ impl Tokenizers {
         let salt = asked.salt.as_deref().map(Arc::from);
         let tokens = |(ids, source)| Tokens { ids, salt, source };
         let may_ask_engine = asked.engine_agrees;
-        let model = whose.models.iter().find_map(|name| self.files.model(name));
+        let model = {
+            let files = self.files.files();
+            whose.models.iter().find_map(|name| files.model(name).cloned())
+        };
         let local = match (asked.prompt, model) {
             (Prompt::Ids(ids), _) => Ok((ids.into(), Source::Request)),
             (Prompt::Text { .. } | Prompt::Chat(_), None) => Err(Why::NoTokenizer),
-            (prompt, Some(model)) => self.tokenize(prompt, Arc::clone(model)).await,
+            (prompt, Some(model)) => self.tokenize(prompt, model).await,
         };
         let local = match (local, whose.engine) {
             // A template or tokenizer of which this process is not a master: the engine is.

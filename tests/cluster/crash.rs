@@ -46,23 +46,35 @@ async fn at_every_write(
         let watched = Availability::watch(&stage.namespace, &name, 2, 2);
         let from = stage.proxy.len();
         stage.proxy.count_from_one();
-        stage.proxy.spoil(move |call| if call.number == crash_at { Fault::FreezeAfter } else { Fault::None });
+        // Number 0 is no write: undisturbed.
+        stage.proxy.spoil(
+            move |call| {
+                if crash_at > 0 && call.number == crash_at { Fault::FreezeAfter } else { Fault::None }
+            },
+        );
         let crashed = std::cell::Cell::new(false);
         let crash = async {
             poll::until("the crash", SOON * 4, async || stage.proxy.is_frozen().then_some(())).await?;
             crashed.set(true);
-            stage.kill_operator();
-            stage.proxy.heal();
-            stage.proxy.thaw();
-            stage.start_operator().await?;
+            start_again(&stage).await?;
             std::future::pending::<Result<()>>().await
         };
-        // Number 0 is no write: undisturbed.
-        let told = tokio::select! {
-            told = async { story(&stage, &name).await?; quiet(&stage.proxy).await; Ok(()) } => told,
-            died = crash, if crash_at > 0 => died,
+        let told = async {
+            tokio::select! {
+                told = story(&stage, &name) => told?,
+                died = crash, if crash_at > 0 => died?,
+            }
+            // The crash may be that of the last write.
+            quiet(&stage.proxy).await;
+            while stage.proxy.is_frozen() || stage.log().is_empty() {
+                crashed.set(true);
+                start_again(&stage).await?;
+                quiet(&stage.proxy).await;
+            }
+            stage.wait_done(&name).await
         };
-        told.with_context(|| format!("{label}, killed after write {crash_at}:\n{:#?}", stage.proxy.writes(from)))?;
+        told.await
+            .with_context(|| format!("{label}, killed after write {crash_at}:\n{:#?}", stage.proxy.writes(from)))?;
         let end = end(&stage, &name, from).await?;
         let expected = undisturbed.get_or_insert_with(|| end.clone());
         ensure!(
@@ -81,6 +93,14 @@ async fn at_every_write(
         }
     }
     anyhow::bail!("{label}: more than {MOST_WRITES} writes")
+}
+
+/// Kills the operator, lets calls pass again, and starts another.
+async fn start_again(stage: &Stage) -> Result<()> {
+    stage.kill_operator();
+    stage.proxy.heal();
+    stage.proxy.thaw();
+    stage.start_operator().await
 }
 
 /// Waits until no write has come for a moment.

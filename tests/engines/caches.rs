@@ -153,7 +153,7 @@ async fn the_index_of_blocks_equals_the_engines_own_hit_counters() {
 }
 
 #[tokio::test]
-async fn the_index_follows_what_engines_compute_evict_and_replay() {
+async fn the_index_follows_what_engines_compute_and_evict() {
     let files = Scratch::new("profile").unwrap();
     let stage = stage("kvcache-aware", &files).await;
     let warm = &stage.fleet.engines()[1];

@@ -201,6 +201,7 @@ impl World {
             content: Content::Parsed(body),
             subset: None,
             tokens: None,
+            resolution: None,
         };
         schedule(&self.profile, &snapshot, pool, &request, self.now, &mut self.rng)
     }

@@ -36,7 +36,7 @@ impl Served {
 
     async fn debug(told: &Told) -> Self {
         let config = Arc::new(Declarations::default());
-        Self::new(debug::router(Arc::clone(&told.fleet), Arc::clone(&told.recent), config, Arc::default())).await
+        Self::new(debug::router(Arc::clone(&told.fleet), Arc::clone(&told.recent), config, Arc::default(), None)).await
     }
 
     async fn json(&self, path: &str) -> (u16, Value) {

@@ -1,2 +1,53 @@
-//! `kthena`.
-fn main() {}
+//! `kthena`: what the operator and the picker do, asked and steered by a person.
+//!
+//! Thin: it reads objects, asks `planning`, prints, and patches at most one object per command.
+//! As `kubectl-kthena` (a link to this binary) in the path it is `kubectl kthena`.
+
+mod args;
+mod cluster;
+mod print;
+mod rollout;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use crate::args::{Args, Command};
+
+/// How a command ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// As asked.
+    Done,
+    /// What was waited for did not come in time.
+    NotYet,
+    /// What was waited for will not come until a person does something.
+    Held,
+}
+
+fn main() -> ExitCode {
+    let args = Args::of_process();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error.into()),
+    };
+    let Command::Rollout { action } = args.command;
+    match runtime.block_on(rollout::run(&args.cluster, action)) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::NotYet) => ExitCode::from(3),
+        Ok(Outcome::Held) => ExitCode::from(4),
+        // Whoever reads our output has read enough: `kthena rollout history | head -1`.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    // Nobody reads this either if it cannot be written.
+    drop(writeln!(std::io::stderr(), "error: {error:#}"));
+    ExitCode::FAILURE
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let cause = error.downcast_ref::<std::io::Error>();
+    cause.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}

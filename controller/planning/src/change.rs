@@ -57,14 +57,13 @@ pub(crate) fn change(parts: &[Part], limits: &Limits, rollout: Rollout) -> Chang
     let outdated = parts.iter().filter(|part| part.outdated && !protected(part)).count();
     let unready = parts.iter().filter(|part| !part.outdated && !part.ready && !protected(part)).count();
     let replicas = limits.replicas as usize;
-    let above = parts.iter().filter(|part| part.number >= limits.replicas).count();
-    let below = parts.len() - above;
-    // Numbers that are free because their parts are being replaced while others stand in for them.
-    let holes = replicas.saturating_sub(below).min(above);
-    let surge =
-        |wanted: usize| if rollout.unfinished || outdated > 0 { wanted.min(limits.max_surge as usize) } else { 0 };
-    let most = replicas + surge(outdated + unready + holes);
-    let least = if rollout.paused { replicas } else { replicas + surge(outdated + holes) };
+    let below = parts.iter().filter(|part| part.number < limits.replicas).count();
+    // Numbers that are free because their parts were replaced while others, above, stand in for them.
+    let holes = if parts.len() == replicas { replicas - below } else { 0 };
+
+    let surge = if rollout.unfinished || outdated > 0 { limits.max_surge as usize } else { 0 };
+    let least = if rollout.paused { replicas } else { replicas + surge.min(outdated + holes) };
+    let most = if outdated + unready + holes > 0 { replicas + surge } else { replicas };
 
     let mut change = Change::default();
     if parts.len() < least {

@@ -77,6 +77,8 @@ pub(crate) struct Draft {
     /// What a person must mend.
     pub(crate) obstacles: BTreeSet<Obstacle>,
     pub(crate) story: Story,
+    /// Groups or instances are to be built, removed or replaced.
+    pub(crate) changing: bool,
 }
 
 /// Something that only a person can mend.
@@ -119,6 +121,7 @@ impl Draft {
             awaited: BTreeSet::new(),
             obstacles,
             story: Story::default(),
+            changing: false,
         }
     }
 

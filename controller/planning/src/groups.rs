@@ -14,6 +14,7 @@ use crate::{gangs, instances, names, services};
 /// Plans all groups of `topology`.
 pub(crate) fn tend(pass: &Pass<'_>, topology: &Topology<'_>, draft: &mut Draft) {
     let change = changes(pass, topology);
+    draft.changing |= change != Change::default();
     for group in topology.live() {
         if change.remove.contains(&group.ordinal) {
             draft.story.groups_removed.push(group.name.to_owned());

@@ -18,6 +18,7 @@ use crate::{names, objects, services};
 pub(crate) fn tend(pass: &Pass<'_>, name: &str, group: Option<&Group<'_>>, blueprint: &Blueprint, draft: &mut Draft) {
     let changes: Vec<(&Role, Change)> =
         blueprint.roles.iter().map(|role| (role, changes(pass, name, group, role))).collect();
+    draft.changing |= changes.iter().any(|(_, change)| *change != Change::default());
     let unit = Unit::of(pass, name, group, blueprint, &changes);
     if let (Some(group), Unit::Group { .. }) = (group, &unit)
         && recover_group(pass, group, &changes, &unit, draft)

@@ -119,7 +119,7 @@ pub fn serving_of(set: &LeaderWorkerSet) -> ModelServing {
     let spec = ModelServingSpec {
         replicas: Some(set.spec.replicas.unwrap_or(1)),
         scheduler_name: Some(scheduler.filter(|name| !name.is_empty()).unwrap_or_else(|| DEFAULT_SCHEDULER.to_owned())),
-        plugins: ["lws-standard-labels", "lws-environment"].map(plugin).to_vec(),
+        plugins: plugins(set),
         template: ServingGroupTemplate {
             roles: vec![Role {
                 name: ROLE.to_owned(),
@@ -161,8 +161,12 @@ pub fn serving_of(set: &LeaderWorkerSet) -> ModelServing {
     serving
 }
 
-fn plugin(name: &str) -> Plugin {
-    Plugin { name: name.to_owned(), kind: PluginType::BuiltIn, config: None, scope: None }
+fn plugins(set: &LeaderWorkerSet) -> Vec<Plugin> {
+    let plugin = |name: &str, config| Plugin { name: name.to_owned(), kind: PluginType::BuiltIn, config, scope: None };
+    let mut plugins = vec![plugin("lws-standard-labels", None), plugin("lws-environment", None)];
+    let topology = set.metadata.annotations.as_ref().and_then(|all| all.get(EXCLUSIVE_TOPOLOGY));
+    plugins.extend(topology.map(|key| plugin("lws-exclusive-topology", Some(json!({"topologyKey": key})))));
+    plugins
 }
 
 /// The same limits; absent ones mean the same on both sides.
@@ -186,7 +190,6 @@ fn unsupported(set: &LeaderWorkerSet) -> Vec<&'static str> {
     [
         (!template.volume_claim_templates.is_empty(), "spec.leaderWorkerTemplate.volumeClaimTemplates"),
         (template.sub_group_policy.is_some(), "spec.leaderWorkerTemplate.subGroupPolicy"),
-        (annotated(EXCLUSIVE_TOPOLOGY), "the annotation leaderworkerset.sigs.k8s.io/exclusive-topology"),
         (
             annotated(SUBGROUP_EXCLUSIVE_TOPOLOGY),
             "the annotation leaderworkerset.sigs.k8s.io/subgroup-exclusive-topology",

@@ -28,6 +28,7 @@ mod draft;
 mod forming;
 mod gangs;
 mod groups;
+pub mod history;
 mod instances;
 pub mod leader_worker_set;
 mod limits;
@@ -154,7 +155,7 @@ fn find_unreadable(history: &History, observed: &Observed, draft: &mut Draft) {
 
 /// The draft in the order of the steps.
 fn assemble(pass: &Pass<'_>, topology: &Topology<'_>, history: &History, target: Target, mut draft: Draft) -> Plan {
-    let tally = Tally::of(pass, topology);
+    let tally = Tally::of(pass, topology, draft.changing);
     let status = status::status(pass, topology, &tally, &mut draft);
     for deletion in surplus(pass, history, &status) {
         draft.leftovers.push(deletion);
@@ -206,3 +207,6 @@ fn surplus(pass: &Pass<'_>, history: &History, status: &ModelServingStatus) -> V
         .collect();
     history.surplus(&in_use, limit)
 }
+
+#[cfg(test)]
+mod tests;

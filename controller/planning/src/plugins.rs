@@ -6,6 +6,7 @@
 
 mod demo_pod_tweaks;
 mod lws_environment;
+mod lws_exclusive_topology;
 mod lws_standard_labels;
 
 use std::fmt;
@@ -19,6 +20,7 @@ use serde_json::Value;
 const BUILT_IN: &[(&str, Maker)] = &[
     ("demo-pod-tweaks", demo_pod_tweaks::new),
     ("lws-environment", lws_environment::new),
+    ("lws-exclusive-topology", lws_exclusive_topology::new),
     ("lws-standard-labels", lws_standard_labels::new),
 ];
 

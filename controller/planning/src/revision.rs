@@ -7,8 +7,9 @@ mod canonical;
 mod history;
 
 pub use canonical::role_template_hash;
-pub(crate) use canonical::write as write_sorted;
+pub(crate) use canonical::{plain, write as write_sorted};
 use controller_api::v1alpha1::model_serving::Role;
+pub(crate) use history::rollback as pinned;
 pub use history::{Entry, History, Target, UnknownRevision, Unreadable};
 
 /// The roles of a ModelServing as they were, or are.

@@ -26,15 +26,21 @@ pub(crate) struct Tally {
     pub(crate) to_update: usize,
     /// Ordinals of groups that are not available, the first few.
     pub(crate) unavailable: Vec<u32>,
+    /// Groups or instances are to be built, removed or replaced.
+    pub(crate) changing: bool,
 }
 
 /// Ordinals that a message names at most.
 const NAMED: usize = 10;
 
 impl Tally {
-    pub(crate) fn of(pass: &Pass<'_>, topology: &Topology<'_>) -> Self {
-        let mut tally =
-            Self { wanted: pass.limits.replicas as usize, existing: topology.groups.len(), ..Self::default() };
+    pub(crate) fn of(pass: &Pass<'_>, topology: &Topology<'_>, changing: bool) -> Self {
+        let mut tally = Self {
+            wanted: pass.limits.replicas as usize,
+            existing: topology.groups.len(),
+            changing,
+            ..Self::default()
+        };
         for group in topology.live() {
             tally.live += 1;
             tally.updated += usize::from(group.current);
@@ -52,6 +58,7 @@ impl Tally {
             tally.live += unseen;
             tally.updated += unseen;
             tally.available += unseen;
+            tally.changing = false;
         }
         tally
     }
@@ -61,9 +68,9 @@ impl Tally {
         self.available >= self.wanted
     }
 
-    /// There are exactly the groups that there shall be, all available.
+    /// There are exactly the groups that there shall be, all available, and nothing is to be done about them.
     pub(crate) fn is_settled(&self) -> bool {
-        self.is_available() && self.live == self.wanted && self.existing == self.wanted
+        !self.changing && self.is_available() && self.live == self.wanted && self.existing == self.wanted
     }
 }
 

@@ -114,6 +114,7 @@ fn request(text: &[u8]) -> Request<'_> {
         content: Content::Parsed(body),
         subset: None,
         tokens: None,
+        resolution: None,
     }
 }
 

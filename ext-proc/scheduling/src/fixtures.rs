@@ -173,6 +173,7 @@ pub(crate) fn with_prompt<T>(model: &str, prompt: &str, then: impl FnOnce(&Reque
         }),
         subset: None,
         tokens: None,
+        resolution: None,
     })
 }
 

@@ -4,8 +4,10 @@ use std::borrow::Cow;
 use std::fmt::Debug;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::routing::Resolution;
+
 /// Look-up of request headers by lower-case name; pseudo headers have their colon.
-pub trait Headers: Debug {
+pub trait Headers: Debug + Sync {
     /// The first value under `name`, if it is text.
     fn get(&self, name: &str) -> Option<&str>;
 }
@@ -25,6 +27,9 @@ pub struct Request<'a> {
     pub subset: Option<&'a Subset>,
     /// The prompt as the engine will see it; `None` where nobody could tell, or nobody asked.
     pub tokens: Option<Tokens<'a>>,
+    /// The route and server that were chosen before the decision, because the tokens depend on them;
+    /// `None` where the decision is the first to ask. A server that the pool lost since is chosen anew.
+    pub resolution: Option<&'a Resolution>,
 }
 
 /// A prompt in tokens, with what keeps equal ones apart in an engine's cache.

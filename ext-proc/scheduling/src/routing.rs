@@ -235,11 +235,15 @@ impl Routing {
     /// The name is looked up among the base models first, and among adapters only when no route has
     /// it as its base model. Of several routes the first in [`Routing::routes`] wins that has a
     /// matching rule (its first) with a target of weight above 0 whose ModelServer serves this pool.
+    /// What was resolved before stays so ([`Request::resolution`]).
     ///
     /// # Errors
     /// `()` when routes exist for the pool and none of them matches.
     #[expect(clippy::result_unit_err, reason = "the caller knows the only cause")]
     pub fn resolve(&self, request: &Request<'_>, rng: &mut dyn RngCore) -> Result<Option<Resolution>, ()> {
+        if let Some(before) = request.resolution.filter(|before| self.servers.contains_key(&before.server.name)) {
+            return Ok(Some(before.clone()));
+        }
         let (Some(model), false) = (request.model(), self.routes.is_empty()) else { return Ok(None) };
         let has_base = |route: &Arc<ModelRoute>| route.model.as_deref() == Some(model);
         let has_adapter = |route: &Arc<ModelRoute>| route.adapters.iter().any(|adapter| **adapter == *model);

@@ -1,5 +1,7 @@
 //! The request's body: kept as it came, joined once, sent back in pieces that Envoy accepts.
 
+use bytes::Bytes;
+
 /// The most bytes in one `StreamedBodyResponse`. Envoy recommends at most 64 KiB; the Go endpoint
 /// pickers send 62,000, so every gateway is known to take that.
 pub const CHUNK_LIMIT: usize = 62_000;
@@ -7,7 +9,7 @@ pub const CHUNK_LIMIT: usize = 62_000;
 /// A body as it comes in. One message is never copied; several are copied once.
 #[derive(Debug, Default)]
 pub struct Received {
-    chunks: Vec<Vec<u8>>,
+    chunks: Vec<Bytes>,
     length: usize,
 }
 
@@ -25,7 +27,7 @@ impl Received {
     }
 
     /// Adds what came.
-    pub fn push(&mut self, bytes: Vec<u8>) {
+    pub fn push(&mut self, bytes: Bytes) {
         if !bytes.is_empty() {
             self.length += bytes.len();
             self.chunks.push(bytes);
@@ -40,18 +42,24 @@ impl Received {
             for chunk in std::mem::take(&mut self.chunks) {
                 whole.extend_from_slice(&chunk);
             }
-            self.chunks.push(whole);
+            self.chunks.push(whole.into());
         }
     }
 
     /// The whole body after [`Received::join`].
     #[must_use]
     pub fn whole(&self) -> &[u8] {
-        self.chunks.first().map_or(&[], Vec::as_slice)
+        self.chunks.first().map_or(&[], Bytes::as_ref)
+    }
+
+    /// The same, to keep.
+    #[must_use]
+    pub fn shared(&self) -> Bytes {
+        self.chunks.first().cloned().unwrap_or_default()
     }
 
     /// Takes the whole body out.
-    pub fn take(&mut self) -> Vec<u8> {
+    pub fn take(&mut self) -> Bytes {
         self.join();
         self.length = 0;
         self.chunks.pop().unwrap_or_default()
@@ -63,11 +71,10 @@ impl Received {
     }
 }
 
-/// A body on its way to Envoy, piece by piece, so that a large one is not held twice.
+/// A body on its way to Envoy, piece by piece, each a part of the whole.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Chunks {
-    body: Vec<u8>,
-    sent: usize,
+    body: Bytes,
     end: bool,
     done: bool,
 }
@@ -75,8 +82,8 @@ pub struct Chunks {
 impl Chunks {
     /// The pieces of `body`; the last carries end of stream if `end`. An empty body is one empty piece.
     #[must_use]
-    pub fn new(body: Vec<u8>, end: bool) -> Self {
-        Self { body, sent: 0, end, done: false }
+    pub fn new(body: Bytes, end: bool) -> Self {
+        Self { body, end, done: false }
     }
 
     /// Whether all pieces were taken.
@@ -88,23 +95,14 @@ impl Chunks {
 
 impl Iterator for Chunks {
     /// The bytes, and whether they are the last of the message.
-    type Item = (Vec<u8>, bool);
+    type Item = (Bytes, bool);
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.done {
             return None;
         }
-        if self.sent == 0 && self.body.len() <= CHUNK_LIMIT {
-            self.done = true;
-            return Some((std::mem::take(&mut self.body), self.end));
-        }
-        let until = self.body.len().min(self.sent.saturating_add(CHUNK_LIMIT));
-        let piece = self.body.get(self.sent..until).unwrap_or_default().to_vec();
-        self.sent = until;
-        self.done = until == self.body.len();
-        if self.done {
-            self.body = Vec::new();
-        }
+        let piece = self.body.split_to(self.body.len().min(CHUNK_LIMIT));
+        self.done = self.body.is_empty();
         Some((piece, self.end && self.done))
     }
 }

@@ -1,5 +1,7 @@
 //! What an exchange hears, and what of it makes no sense.
 
+use bytes::Bytes;
+
 use super::modes::Modes;
 
 /// What the data plane says, or the clock.
@@ -17,7 +19,7 @@ pub enum Input {
     /// A piece of the request's body.
     RequestBody {
         /// The bytes.
-        bytes: Vec<u8>,
+        bytes: Bytes,
         /// Nothing follows.
         end: bool,
     },
@@ -31,7 +33,7 @@ pub enum Input {
     /// A piece of the response's body.
     ResponseBody {
         /// The bytes.
-        bytes: Vec<u8>,
+        bytes: Bytes,
         /// Nothing follows.
         end: bool,
     },

@@ -5,6 +5,7 @@ mod delayed;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use bytes::Bytes;
 use scheduling::RefusalKind;
 
 use super::*;
@@ -40,7 +41,7 @@ enum Out {
     TrailersAnswer,
     ResponseHeaders,
     ResponseBody,
-    ResponseChunk(Vec<u8>, bool),
+    ResponseChunk(Bytes, bool),
     ResponseTrailers,
     Refusal(u16),
     End,
@@ -106,11 +107,11 @@ impl Driven {
     }
 
     fn body(&mut self, bytes: &[u8], end: bool) -> Vec<Out> {
-        self.on(Input::RequestBody { bytes: bytes.to_vec(), end })
+        self.on(Input::RequestBody { bytes: bytes.to_vec().into(), end })
     }
 
     fn response_body(&mut self, bytes: &[u8], end: bool) -> Vec<Out> {
-        self.on(Input::ResponseBody { bytes: bytes.to_vec(), end })
+        self.on(Input::ResponseBody { bytes: bytes.to_vec().into(), end })
     }
 }
 
@@ -306,9 +307,9 @@ fn a_full_duplex_response_is_echoed_at_once() {
     let mut it = full_duplex();
     it.body(b"abc", true);
     assert_eq!(it.on(Input::ResponseHeaders { end: false }), [ResponseHeaders]);
-    assert_eq!(it.response_body(b"one", false), [ResponseChunk(b"one".to_vec(), false)]);
-    assert_eq!(it.response_body(b"", false), [ResponseChunk(Vec::new(), false)]);
-    assert_eq!(it.response_body(b"two", true), [ResponseChunk(b"two".to_vec(), true)]);
+    assert_eq!(it.response_body(b"one", false), [ResponseChunk("one".into(), false)]);
+    assert_eq!(it.response_body(b"", false), [ResponseChunk(Bytes::new(), false)]);
+    assert_eq!(it.response_body(b"two", true), [ResponseChunk("two".into(), true)]);
 }
 
 #[test]
@@ -419,10 +420,10 @@ fn a_refused_decision_ends_the_stream() {
 #[test]
 fn anything_before_the_request_headers_fails() {
     for (input, what) in [
-        (Input::RequestBody { bytes: Vec::new(), end: true }, "a request body"),
+        (Input::RequestBody { bytes: Bytes::new(), end: true }, "a request body"),
         (Input::RequestTrailers, "request trailers"),
         (Input::ResponseHeaders { end: true }, "response headers"),
-        (Input::ResponseBody { bytes: Vec::new(), end: true }, "a response body"),
+        (Input::ResponseBody { bytes: Bytes::new(), end: true }, "a response body"),
         (Input::ResponseTrailers, "response trailers"),
     ] {
         assert_eq!(driven(rules()).on(input), [Fail(ProtocolError::BeforeHeaders(what))]);

@@ -75,6 +75,7 @@ pub(crate) fn pick(fleet: &Fleet, address: &str) -> Picked {
         content: Content::Absent,
         subset: Some(&subset),
         tokens: None,
+        resolution: None,
     };
     fleet.pick(&pool(), &request).unwrap()
 }

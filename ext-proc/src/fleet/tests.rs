@@ -20,7 +20,15 @@ fn pick(fleet: &Fleet) -> Picked {
     fleet
         .pick(
             &pool(),
-            &Request { id: "id", path: "/v1/completions", headers: &headers, content, subset: None, tokens: None },
+            &Request {
+                id: "id",
+                path: "/v1/completions",
+                headers: &headers,
+                content,
+                subset: None,
+                tokens: None,
+                resolution: None,
+            },
         )
         .unwrap()
 }

@@ -8,9 +8,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::connectors::NoTransfer;
+use crate::engine_client::{Connections, engine_client};
 
 /// How long a connection may take to be made: a pod that is gone is left for the next soon.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -24,9 +24,6 @@ const IDLE: usize = 32;
 /// How long they are kept: less than the 5 s after which vLLM's and `SGLang`'s server (uvicorn) closes them,
 /// so that no call meets a connection that is being closed.
 const IDLE_TIME: Duration = Duration::from_secs(4);
-
-/// How much of a connection's input may wait for us, in bytes.
-const BUFFER: usize = 64 << 10;
 
 /// Why a prefill call came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -146,15 +143,7 @@ pub struct Client {
 
 impl Default for Client {
     fn default() -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT));
-        let http = legacy::Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIME)
-            .pool_max_idle_per_host(IDLE)
-            .http1_max_buf_size(BUFFER)
-            .build(connector);
+        let http = engine_client(Connections { connect: CONNECT, idle: IDLE, idle_time: IDLE_TIME });
         Self { http }
     }
 }

@@ -1,5 +1,6 @@
 //! What prefill and decode get of the client's body.
 
+use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::connectors::{Connector, TRANSFER_FIELDS};
@@ -47,17 +48,17 @@ impl Unsplittable {
 
 /// A body whose prefill can run apart from its decode.
 #[derive(Debug)]
-pub struct Split<'a> {
-    members: Members<'a>,
+pub struct Split {
+    members: Members,
     model: Option<Change>,
 }
 
-impl<'a> Split<'a> {
+impl Split {
     /// Reads the client's `body`. `model` is the name to write over the body's.
     ///
     /// # Errors
     /// When `body` is not a JSON object.
-    pub fn read(body: &'a [u8], model: Option<&str>) -> Result<Self, Unsplittable> {
+    pub fn read(body: &Bytes, model: Option<&str>) -> Result<Self, Unsplittable> {
         let members = Members::read(body).map_err(|_| Unsplittable::Body)?;
         let model = model.and_then(|model| serde_json::to_vec(model).ok());
         Ok(Self { members, model: model.map(|model| Change::Replace("model", model)) })
@@ -170,15 +171,17 @@ mod tests {
         fn prefill_changes_nothing_of_decodes_body(fields in body(), pretty: bool) {
             let bytes = if pretty { serde_json::to_vec_pretty(&fields) } else { serde_json::to_vec(&fields) }.unwrap();
             let transfer = [Change::Set("kv_transfer_params", br#"{ "n": 1.10 }"#.to_vec())];
+            let bytes = Bytes::from(bytes);
             let split = Split::read(&bytes, None).unwrap();
             let (prefill, decode) = (split.prefill(&transfer), split.decode(&transfer).unwrap());
 
             // Decode: without what was spliced in, the client's bytes without transfer fields.
             let gone: Vec<Change> = TRANSFER_FIELDS.into_iter().map(Change::Remove).collect();
-            let bare = |bytes: &[u8]| Members::read(bytes).unwrap().changed(&gone).unwrap_or_else(|| bytes.to_vec());
+            let members = |bytes: &[u8]| Members::read(&Bytes::copy_from_slice(bytes)).unwrap();
+            let bare = |bytes: &[u8]| members(bytes).changed(&gone).unwrap_or_else(|| bytes.to_vec());
             prop_assert_eq!(bare(&decode), bare(&bytes));
-            let spliced = Members::read(&decode).unwrap().get("kv_transfer_params");
-            prop_assert_eq!(spliced, Some(br#"{ "n": 1.10 }"#.as_slice()));
+            let decode = members(&decode);
+            prop_assert_eq!(decode.get("kv_transfer_params"), Some(br#"{ "n": 1.10 }"#.as_slice()));
 
             // Prefill: one token, not streamed, and otherwise the client's request.
             let mut expected = fields;

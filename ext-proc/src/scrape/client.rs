@@ -9,20 +9,20 @@ use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use scheduling::Load;
 use serde::Deserialize;
 
+use crate::engine_client::{Connections, engine_client};
 use crate::exposition::{self, Reading};
 
 /// How long an engine may take to answer, page and list of models each.
 const DEADLINE: Duration = Duration::from_secs(1);
 
+/// How long the connection to an engine is kept: longer than the longest interval between two scrapes.
+const IDLE_TIME: Duration = Duration::from_secs(30);
+
 /// The largest page that is read, in bytes.
 const CAP: usize = 4 << 20;
-
-/// How much of a connection's input may wait for us, in bytes.
-const BUFFER: usize = 64 << 10;
 
 /// Why an engine could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -65,15 +65,7 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new() -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(DEADLINE));
-        let http = legacy::Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(30))
-            .pool_max_idle_per_host(1)
-            .http1_max_buf_size(BUFFER)
-            .build(connector);
+        let http = engine_client(Connections { connect: DEADLINE, idle: 1, idle_time: IDLE_TIME });
         Self { http }
     }
 

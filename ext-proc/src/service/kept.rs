@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use scheduling::{Decision, Headers, PoolName, RefusalKind, Subset};
+use scheduling::{Content, Decision, Headers, PoolName, RefusalKind, Request, Subset};
 
 use crate::duplicates::{self, Key};
 use crate::from_proto::WireHeaders;
+use crate::openai;
 
 /// What is kept of the request's headers message.
 pub(super) struct RequestHead {
@@ -23,6 +24,24 @@ impl RequestHead {
     pub(super) fn path(&self) -> &str {
         let path = self.headers.get(":path").unwrap_or_default();
         path.split_once('?').map_or(path, |(path, _)| path)
+    }
+
+    /// Whether the body is worth reading.
+    pub(super) fn is_json(&self) -> bool {
+        openai::is_json(self.headers.all("content-type"))
+    }
+
+    /// The request, with a body of which this is known, before anything else is.
+    pub(super) fn request<'a>(&'a self, content: Content<'a>) -> Request<'a> {
+        Request {
+            id: &self.id,
+            path: self.path(),
+            headers: &self.headers,
+            content,
+            subset: self.subset.as_ref(),
+            tokens: None,
+            resolution: None,
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rand::Rng;
 use scheduling::{Decision, Headers, Verdict};
 
@@ -29,7 +30,12 @@ pub(super) enum Plan {
         prefiller: String,
     },
     /// The answer waits for it.
-    First(Box<Job>),
+    First {
+        /// The prefill.
+        job: Box<Job>,
+        /// What decode's body is made of afterwards.
+        split: Split,
+    },
     /// It runs beside decode.
     Together {
         /// The prefill.
@@ -45,7 +51,7 @@ pub(super) struct Asked<'a> {
     pub(super) path: &'a str,
     pub(super) headers: &'a WireHeaders,
     pub(super) seen: Seen,
-    pub(super) body: &'a [u8],
+    pub(super) body: &'a Bytes,
     /// What is left of the exchange's time.
     pub(super) left: Duration,
     /// The body is the one that an earlier filter of this very request was given for decode.
@@ -113,7 +119,7 @@ pub(super) fn plan(shared: &Shared, decision: &Decision, asked: &Asked<'_>, obse
         observer: observer.prefill(),
     });
     match transfer {
-        Transfer::Prefilled { .. } => Plan::First(job),
+        Transfer::Prefilled { .. } => Plan::First { job, split },
         Transfer::Together { decode, .. } => {
             job.prefills.truncate(1);
             Plan::Together { job, body: split.decode(&decode) }
@@ -129,11 +135,6 @@ fn fell_back(asked: &Asked<'_>, observer: &mut ExchangeObserver, reason: Unsplit
     asked.picked.lock().decode_alone();
     tracing::debug!(%reason, "The prefill of this request cannot run apart.");
     observer.prefill_fell_back(reason.code());
-}
-
-/// Decode's body after `outcome`: with what it needs to find the blocks, or to do all by itself.
-pub(super) fn decode_body(decision: &Decision, body: &[u8], transfer: &[Change]) -> Option<Vec<u8>> {
-    Split::read(body, decision.rewrite_model.as_deref()).ok()?.decode(transfer)
 }
 
 /// How long to ask the data plane to wait for a prefill of at most `time`.

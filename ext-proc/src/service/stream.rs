@@ -7,12 +7,12 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::config::core::v3::Metadata;
-use envoy_types::pb::envoy::service::ext_proc::v3::{ProcessingRequest, ProcessingResponse};
+use envoy_types::pb::envoy::service::ext_proc::v3::ProcessingResponse;
 use envoy_types::pb::google::protobuf::value::Kind;
 use futures_util::Stream;
 use http::uri::Authority;
 use rand::Rng;
-use scheduling::{Content, Headers, PoolName, Refusal, RefusalKind, Request};
+use scheduling::{Content, Headers, PoolName, Refusal, RefusalKind, Request, Resolution};
 use tonic::{Code, Status, Streaming};
 use tracing::Instrument;
 
@@ -20,12 +20,14 @@ use super::Shared;
 use super::answer::answer;
 use super::kept::{Answered, RequestHead};
 use super::prefill::{self, Asked, Plan};
-use super::tokens::{InTokens, Tokenizing, tokens_for};
+use super::wire::ProcessingRequest;
 use crate::exchange::{Exchange, Input, Message, ProtocolError, Rules, Seen, Step};
 use crate::from_proto::{self, Heard, WireHeaders};
 use crate::observer::ExchangeObserver;
-use crate::prefill::{Job, Outcome, Running};
-use crate::{openai, pools, splice, to_proto};
+use crate::openai::{self, Detached};
+use crate::prefill::{Job, Outcome, Running, Split};
+use crate::tokens::{self, Asking, InTokens};
+use crate::{pools, splice, to_proto};
 
 /// A stream that ends so soon after our last message was ended by that message: where Envoy ends
 /// early, it does so as soon as it was answered. One that lives longer lives with the HTTP request.
@@ -53,7 +55,7 @@ pub struct ProcessStream {
     timer: Option<Pin<Box<tokio::time::Sleep>>>,
     request: Option<RequestHead>,
     /// A decision that waits for the prompt's tokens.
-    tokenizing: Option<(Seen, Tokenizing)>,
+    tokenizing: Option<(Seen, Preparing)>,
     /// A decision whose answer waits for its prefill.
     waiting: Option<Waiting>,
     /// A prefill that runs beside the request that was answered.
@@ -62,9 +64,20 @@ pub struct ProcessStream {
     finished: bool,
 }
 
+/// What was found out before a decision, because the prompt's tokens depend on it.
+struct Prepared {
+    read: Detached,
+    resolution: Option<Resolution>,
+    tokens: Option<InTokens>,
+}
+
+/// Ends with the tokens, or with none.
+type Preparing = Pin<Box<dyn Future<Output = Prepared> + Send>>;
+
 /// A decision whose prefill is being made. Dropping it cancels the prefill.
 struct Waiting {
     answered: Answered,
+    split: Split,
     prefill: Running,
 }
 
@@ -183,19 +196,40 @@ impl ProcessStream {
 
     /// Picks, once the prompt's tokens are there if the profile wants them.
     fn prepare(&mut self, seen: Seen) {
-        match self.request.as_ref().and_then(|head| tokens_for(&self.shared, head, seen, self.exchange.body())) {
-            Some(tokens) => self.tokenizing = Some((seen, tokens)),
+        match self.preparing(seen) {
+            Some(preparing) => self.tokenizing = Some((seen, preparing)),
             None => self.pick(seen, None),
         }
     }
 
-    fn pick(&mut self, seen: Seen, prompt: Option<&InTokens>) {
-        match self.decide(seen, prompt) {
+    /// Reads the body and resolves the route, to ask for the tokens; the future does nothing until it is
+    /// polled, and waits for a bounded time. What cannot be read or resolved is refused later.
+    fn preparing(&self, seen: Seen) -> Option<Preparing> {
+        let head = self.request.as_ref().filter(|head| seen == Seen::Whole && head.is_json())?;
+        let (shared, pool) = (&self.shared, head.pool.as_ref().ok()?);
+        if !tokens::is_wanted(&shared.fleet, head.path()) {
+            return None;
+        }
+        let body = self.exchange.shared_body();
+        let openai::Parsed { body: content, model } = openai::parse(&body).ok()?;
+        let mut request = head.request(Content::Parsed(content));
+        let asking = Asking::of(shared.settings.tokenizers.as_ref(), &shared.fleet, pool, &request)?;
+        let content = std::mem::replace(&mut request.content, Content::Absent);
+        let Content::Parsed(content) = content else { return None };
+        let read = openai::Parsed { body: content, model }.detach(&body);
+        Some(Box::pin(async move {
+            let tokens = asking.tokens(&body).await;
+            Prepared { read, resolution: asking.resolution, tokens }
+        }))
+    }
+
+    fn pick(&mut self, seen: Seen, prepared: Option<&Prepared>) {
+        match self.decide(seen, prepared) {
             Ok((answered, Plan::Alone(body))) => self.answer(answered, body, None),
             Ok((answered, Plan::Sidecar { body, prefiller })) => self.answer(answered, body, Some(prefiller)),
-            Ok((answered, Plan::First(job))) => {
+            Ok((answered, Plan::First { job, split })) => {
                 self.exchange.more_time(prefill::patience(job.timeout), &mut self.steps);
-                self.waiting = Some(Waiting { answered, prefill: self.running(*job) });
+                self.waiting = Some(Waiting { answered, split, prefill: self.running(*job) });
             }
             Ok((answered, Plan::Together { job, body })) => {
                 self.alongside = Some(self.running(*job));
@@ -228,7 +262,7 @@ impl ProcessStream {
     }
 
     /// The prefill that the answer waited for is over.
-    fn prefilled(&mut self, mut answered: Answered, outcome: Outcome) {
+    fn prefilled(&mut self, mut answered: Answered, split: &Split, outcome: Outcome) {
         let transfer = match outcome {
             Outcome::Done { endpoint: _, transfer } => {
                 answered.prefilled = true;
@@ -251,28 +285,28 @@ impl ProcessStream {
                 Vec::new()
             }
         };
-        let body = prefill::decode_body(&answered.decision, self.exchange.body(), &transfer);
-        self.answer(answered, body, None);
+        self.answer(answered, split.decode(&transfer), None);
     }
 
     /// The decision, and what is done about prefill.
-    fn decide(&mut self, seen: Seen, prompt: Option<&InTokens>) -> Result<(Answered, Plan), Refusal> {
+    fn decide(&mut self, seen: Seen, prepared: Option<&Prepared>) -> Result<(Answered, Plan), Refusal> {
         let Some(head) = &self.request else {
             return Err(RefusalKind::UnknownPool("the stream has no request headers".to_owned()).into());
         };
         let pool = head.pool.as_ref().map_err(|kind| Refusal::from(kind.clone()))?;
-        let body = self.exchange.body();
+        let body = &self.exchange.shared_body();
         if matches!(seen, Seen::Whole | Seen::Beginning) {
             self.observer.body_read(body.len());
         }
-        let hidden = seen == Seen::Hidden || !openai::is_json(head.headers.all("content-type"));
+        let hidden = seen == Seen::Hidden || !head.is_json();
+        let read = || prepared.map_or_else(|| openai::parse(body), |prepared| Ok(prepared.read.attach(body)));
         let (content, model) = match seen {
             Seen::Absent => (Content::Absent, None),
             _ if hidden => {
                 self.observer.body_hidden();
                 (Content::Hidden, None)
             }
-            Seen::Hidden | Seen::Whole | Seen::Beginning => match openai::parse(body) {
+            Seen::Hidden | Seen::Whole | Seen::Beginning => match read() {
                 Ok(parsed) => {
                     self.observer.body_parsed(&parsed.body);
                     (Content::Parsed(parsed.body), Some(parsed.model))
@@ -286,9 +320,9 @@ impl ProcessStream {
             },
         };
         let path = head.path();
-        let tokens = prompt.map(InTokens::view);
-        let request =
-            Request { id: &head.id, path, headers: &head.headers, content, subset: head.subset.as_ref(), tokens };
+        let tokens = prepared.and_then(|prepared| prepared.tokens.as_ref()).map(InTokens::view);
+        let resolution = prepared.and_then(|prepared| prepared.resolution.as_ref());
+        let request = Request { tokens, resolution, ..head.request(content) };
 
         let shared = &self.shared;
         let key = head.named.then(|| shared.duplicates.key(pool, &head.id, path, body));
@@ -325,18 +359,18 @@ impl ProcessStream {
 
     fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if let Some((seen, tokens)) = &mut self.tokenizing
-            && let Poll::Ready(prompt) = tokens.as_mut().poll(context)
+            && let Poll::Ready(prepared) = tokens.as_mut().poll(context)
         {
             let seen = *seen;
             self.tokenizing = None;
-            self.pick(seen, prompt.as_ref());
+            self.pick(seen, Some(&prepared));
             return Poll::Ready(());
         }
         if let Some(waiting) = &mut self.waiting
             && let Poll::Ready(outcome) = waiting.prefill.as_mut().poll(context)
-            && let Some(Waiting { answered, prefill: _ }) = self.waiting.take()
+            && let Some(Waiting { answered, split, prefill: _ }) = self.waiting.take()
         {
-            self.prefilled(answered, outcome);
+            self.prefilled(answered, &split, outcome);
             return Poll::Ready(());
         }
         if let Some(prefill) = &mut self.alongside

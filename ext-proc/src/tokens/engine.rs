@@ -9,11 +9,11 @@ use http::{Request, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 
 use super::Why;
+use crate::engine_client::{Connections, engine_client};
 
 /// Requests under way; more go without ids.
 const CONCURRENCY: usize = 32;
@@ -26,6 +26,9 @@ const ANSWER: usize = 8 << 20;
 
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_millis(200);
+
+/// How long a connection is kept: less than the 5 s after which vLLM's server (uvicorn) closes it.
+const IDLE_TIME: Duration = Duration::from_secs(4);
 
 /// Asks engines; the caller has the deadline.
 #[derive(Debug)]
@@ -41,13 +44,7 @@ struct Answer {
 
 impl EngineTokenizer {
     pub(super) fn new() -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT));
-        let http = legacy::Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(30))
-            .build(connector);
+        let http = engine_client(Connections { connect: CONNECT, idle: CONCURRENCY, idle_time: IDLE_TIME });
         Self { http, turns: Semaphore::new(CONCURRENCY) }
     }
 

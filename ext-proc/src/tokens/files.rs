@@ -1,7 +1,8 @@
 //! Tokenizers and chat templates from files, as models come: `DIR/MODEL/tokenizer.json` and beside it
 //! `tokenizer_config.json` and `chat_template.jinja`. A model's name may have slashes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -51,7 +52,18 @@ pub enum FilesError {
 
 /// All tokenizers by model.
 #[derive(Debug, Default)]
-pub(super) struct Files(HashMap<String, Arc<Model>>);
+pub(super) struct Files(BTreeMap<String, (Found, Arc<Model>)>);
+
+/// The models' folders and what tells that they changed, without reading their files.
+pub(super) type Looked = BTreeMap<String, Found>;
+
+/// A model's folder, and for each of its files inode, length and time; `None` where there is none. Links are
+/// followed, so the swap of a mounted ConfigMap's link shows as other inodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    folder: PathBuf,
+    files: [Option<(u64, u64, i64, i64)>; 3],
+}
 
 /// What one model makes of a prompt.
 pub(super) struct Model {
@@ -70,32 +82,70 @@ impl std::fmt::Debug for Model {
     }
 }
 
-impl Files {
-    pub(super) fn open(directory: &Path) -> Result<Self, FilesError> {
-        let mut models = HashMap::new();
-        let mut waiting = vec![(directory.to_owned(), String::new(), 0)];
-        while let Some((folder, name, depth)) = waiting.pop() {
-            let read = |source| FilesError::Read { path: folder.clone(), source };
-            if depth > 0 && folder.join("tokenizer.json").is_file() {
-                info!(model = name, "A tokenizer was read.");
-                models.insert(name, Arc::new(Model::open(&folder)?));
-                continue;
-            }
-            for entry in std::fs::read_dir(&folder).map_err(read)? {
-                let path = entry.map_err(read)?.path();
-                let file = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-                // Hidden ones hold what a ConfigMap's links point to.
-                if depth < DEPTH && path.is_dir() && !file.is_empty() && !file.starts_with('.') {
-                    let name = if name.is_empty() { file.to_owned() } else { format!("{name}/{file}") };
-                    waiting.push((path, name, depth + 1));
-                }
+/// Finds the models below `directory`.
+pub(super) fn look(directory: &Path) -> Result<Looked, FilesError> {
+    let mut models = Looked::new();
+    let mut waiting = vec![(directory.to_owned(), String::new(), 0)];
+    while let Some((folder, name, depth)) = waiting.pop() {
+        if depth > 0 && folder.join("tokenizer.json").is_file() {
+            models.insert(name, Found::of(folder)?);
+            continue;
+        }
+        let read = |source| FilesError::Read { path: folder.clone(), source };
+        for entry in std::fs::read_dir(&folder).map_err(read)? {
+            let path = entry.map_err(read)?.path();
+            let file = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            // Hidden ones hold what a ConfigMap's links point to.
+            if depth < DEPTH && path.is_dir() && !file.is_empty() && !file.starts_with('.') {
+                let name = if name.is_empty() { file.to_owned() } else { format!("{name}/{file}") };
+                waiting.push((path, name, depth + 1));
             }
         }
-        if models.is_empty() { Err(FilesError::Empty(directory.to_owned())) } else { Ok(Self(models)) }
+    }
+    if models.is_empty() { Err(FilesError::Empty(directory.to_owned())) } else { Ok(models) }
+}
+
+impl Found {
+    fn of(folder: PathBuf) -> Result<Self, FilesError> {
+        let mut files = [None; 3];
+        for (place, file) in files.iter_mut().zip(["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]) {
+            let path = folder.join(file);
+            *place = match std::fs::metadata(&path) {
+                Ok(metadata) => Some((metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec())),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+                Err(source) => return Err(FilesError::Read { path, source }),
+            };
+        }
+        Ok(Self { folder, files })
+    }
+}
+
+impl Files {
+    /// Reads the models that were found; of those that `before` has as they are, nothing is read, and what
+    /// they remember stays.
+    pub(super) fn read(looked: &Looked, before: &Self) -> Result<Self, FilesError> {
+        let model = |(name, found): (&String, &Found)| {
+            let known = before.0.get(name).filter(|(known, _)| known == found);
+            let model = match known {
+                Some((_, model)) => Arc::clone(model),
+                None => {
+                    let model = Arc::new(Model::open(&found.folder)?);
+                    info!(model = name, "A tokenizer was read.");
+                    model
+                }
+            };
+            Ok((name.clone(), (found.clone(), model)))
+        };
+        looked.iter().map(model).collect::<Result<_, _>>().map(Self)
     }
 
     pub(super) fn model(&self, name: &str) -> Option<&Arc<Model>> {
-        self.0.get(name)
+        self.0.get(name).map(|(_, model)| model)
+    }
+
+    /// The models' names.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
     }
 }
 

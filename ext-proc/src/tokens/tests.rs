@@ -1,3 +1,5 @@
+mod reload;
+
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;

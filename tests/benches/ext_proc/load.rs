@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 
 /// Different bodies per size.
 const BODIES: usize = 64;
-const WORDS: &[&str] = &[
+pub(crate) const WORDS: &[&str] = &[
     "the", "cache", "engine", "of", "prompt", "answer", "with", "tokens", "a", "request", "under", "load", "model",
     "in", "prefill", "decode", "and", "batch", "to", "endpoint",
 ];

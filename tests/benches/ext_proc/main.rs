@@ -5,11 +5,12 @@
 //! one worker in front of four endpoints that answer at once. Every cell (picker, body mode, body
 //! size) is measured once in a round, in an order of its own, so that whatever else the machine does
 //! meets all alike. The load is a closed loop. Where there is a second processor and `taskset`, Envoy
-//! and the pickers have one for themselves.
+//! and the pickers have one for themselves. `--kv` compares our picker with itself.
 
 mod cpu;
 mod engines;
 mod gateway;
+mod kv;
 mod load;
 mod noop;
 mod report;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Parser;
 use gateway::Mode;
+use kv::Kv;
 use load::Load;
 use rand::seq::SliceRandom as _;
 use report::{Measure, Report};
@@ -56,6 +58,10 @@ struct Args {
     /// Measure a second no-op picker in place of ours: what is then not 1.00 is noise.
     #[arg(long)]
     noise: bool,
+    /// What KV awareness adds: ours as it is by default, against ours that tokenizes prompts and asks an index
+    /// that engines' events filled. Prompts repeat, so most tokens come from the tokenizer's cache.
+    #[arg(long, conflicts_with = "noise")]
+    kv: bool,
     /// Given by cargo.
     #[arg(long, hide = true)]
     bench: bool,
@@ -122,14 +128,25 @@ async fn measure(args: &Args) -> Result<()> {
     tests::picker::binary().await?;
     // What is started inherits the processor, and so knows that it has only one.
     let pinned = cpu::pin(std::process::id(), 1);
-    let noop = start_noop(&endpoints).await?;
-    let ours = if args.noise { start_noop(&endpoints).await? } else { start_ours(&config_dir, &args.picker).await? };
-    let pickers = [("noop", noop.address()), ("ours", ours.address())];
+    let mut kv = if args.kv { Some(Kv::start(&endpoints).await?) } else { None };
+    let (names, first) = match &kv {
+        Some(_) => (["off", "on"], start_ours(&config_dir, &args.picker).await?),
+        None => (["no-op", "ours"], start_noop(&endpoints).await?),
+    };
+    let flags = [args.picker.clone(), kv.as_ref().map(Kv::flags).unwrap_or_default()].concat();
+    let second = if args.noise { start_noop(&endpoints).await? } else { start_ours(&config_dir, &flags).await? };
+    if let (Some(kv), Contender::Ours(picker)) = (&mut kv, &second) {
+        for size in &args.sizes {
+            kv.fill(&load::bodies(size * 1024), picker).await?;
+        }
+    }
+    let [one, other] = names;
+    let pickers = [(one, first.address()), (other, second.address())];
     let envoy = Envoy::start(gateway::config(&pickers, &modes, &endpoints)).await?;
-    let pickers = [("noop", noop.pid()), ("ours", ours.pid())];
+    let pickers = [(one, first.pid()), (other, second.pid())];
 
     let pinned = pinned && cpu::pin(std::process::id(), 0);
-    let mut report = Report::new(pinned, args);
+    let mut report = Report::new(pinned, args, names);
     let mut cells: Vec<(usize, Mode, (&str, u32))> = Vec::new();
     for size in &args.sizes {
         cells.extend(modes.iter().flat_map(|mode| pickers.map(|picker| (*size, *mode, picker))));
@@ -144,6 +161,9 @@ async fn measure(args: &Args) -> Result<()> {
         eprintln!("round {round} of {} done", args.rounds);
     }
     report.print();
+    if let (Some(kv), Contender::Ours(picker)) = (&kv, &second) {
+        println!("{}", kv.sources(picker).await?);
+    }
     Ok(())
 }
 

@@ -17,11 +17,13 @@ pub(crate) struct Measure {
 #[derive(Debug)]
 pub(crate) struct Report {
     head: String,
+    /// The two that are compared, the first as what the second is measured by.
+    names: [&'static str; 2],
     cells: BTreeMap<(&'static str, usize), BTreeMap<&'static str, Vec<Measure>>>,
 }
 
 impl Report {
-    pub(crate) fn new(pinned: bool, args: &Args) -> Self {
+    pub(crate) fn new(pinned: bool, args: &Args, names: [&'static str; 2]) -> Self {
         let place = if pinned {
             "Envoy and the picker share one processor, load and endpoints have another"
         } else {
@@ -31,7 +33,7 @@ impl Report {
             "processor time per request in µs, median [min–max] of {} rounds of {} s, {} connections; {place}",
             args.rounds, args.seconds, args.connections,
         );
-        Self { head, cells: BTreeMap::new() }
+        Self { head, names, cells: BTreeMap::new() }
     }
 
     pub(crate) fn add(&mut self, kilobytes: usize, mode: Mode, picker: &'static str, measure: Measure) {
@@ -39,32 +41,38 @@ impl Report {
     }
 
     pub(crate) fn print(&self) {
+        let [first, second] = self.names;
         println!("\n{}", self.head);
         println!(
-            "{:<21} {:>7}  {:<31} {:<31} {:<19} {:>10}",
+            "{:<21} {:>7}  {:<35} {:<35} {:<19} {:>15} {:>11}",
             "body mode",
             "body",
-            "no-op: Envoy + picker = sum",
-            "ours: Envoy + picker = sum",
-            "ours / no-op",
-            "ours req/s"
+            format!("{first}: Envoy + picker = sum"),
+            format!("{second}: Envoy + picker = sum"),
+            format!("{second} / {first}"),
+            "added µs",
+            "req/s"
         );
         for ((mode, kilobytes), pickers) in &self.cells {
-            let (Some(noop), Some(ours)) = (pickers.get("noop"), pickers.get("ours")) else { continue };
+            let (Some(one), Some(other)) = (pickers.get(first), pickers.get(second)) else { continue };
             // Round by round, so that what slows a whole round down slows both.
-            let ratios = noop.iter().zip(ours).map(|(noop, ours)| sum(ours) / sum(noop));
+            let ratios = one.iter().zip(other).map(|(one, other)| sum(other) / sum(one));
+            let added = one.iter().zip(other).map(|(one, other)| sum(other) - sum(one));
             println!(
-                "{mode:<21} {:>7}  {:<31} {:<31} {:<19} {:>10.0}",
+                "{mode:<21} {:>7}  {:<35} {:<35} {:<19} {:>15} {:>11.0}",
                 format!("{kilobytes} KB"),
-                costs(noop),
-                costs(ours),
+                costs(one),
+                costs(other),
                 Spread::of(ratios).show(2),
-                1e6 / Spread::of(ours.iter().map(sum)).median,
+                Spread::of(added).show(0),
+                1e6 / Spread::of(other.iter().map(sum)).median,
             );
         }
         let requests: u64 =
             self.cells.values().flat_map(BTreeMap::values).flatten().map(|measure| measure.requests).sum();
-        println!("req/s is what one whole processor would do. {requests} requests were measured, all answered 200.");
+        println!(
+            "req/s is what one whole processor would do for {second}. {requests} requests were measured, all answered 200."
+        );
     }
 }
 

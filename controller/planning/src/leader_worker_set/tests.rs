@@ -138,6 +138,18 @@ fn a_gang_is_made_only_where_the_leader_asks_for_it() {
 }
 
 #[test]
+fn an_exclusive_topology_is_kept() {
+    let mut set = set(&json!({}));
+    let annotations = set.metadata.annotations.get_or_insert_default();
+    annotations.insert("leaderworkerset.sigs.k8s.io/exclusive-topology".to_owned(), "rack".to_owned());
+    assert_eq!(
+        json!(serving_of(&set).spec.plugins)[2],
+        json!({"name": "lws-exclusive-topology", "type": "BuiltIn", "config": {"topologyKey": "rack"}})
+    );
+    assert!(answer(&set, None, now()).apply.is_some());
+}
+
+#[test]
 fn workers_wait_for_a_leader_that_must_be_ready_first() {
     assert!(objects::workers_wait(&serving_of(&set(&json!({"startupPolicy": "LeaderReady"})))));
     assert!(!objects::workers_wait(&serving_of(&set(&json!({"startupPolicy": "LeaderCreated"})))));

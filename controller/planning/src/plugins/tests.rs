@@ -104,7 +104,7 @@ fn a_mistake_is_named_with_its_place_and_its_mending() {
             ),
             (
                 2,
-                "there is no plugin \"autoscale\"; there are demo-pod-tweaks, lws-environment, lws-standard-labels"
+                "there is no plugin \"autoscale\"; there are demo-pod-tweaks, lws-environment, lws-exclusive-topology, lws-standard-labels"
                     .to_owned()
             ),
             (3, "config: it takes none; remove it".to_owned()),
@@ -162,4 +162,39 @@ fn the_environment_of_a_leader_worker_set_comes_first() {
     );
     let worker = pod(&serving, 2);
     assert_eq!(environment(&worker)[2], ("LWS_WORKER_INDEX", "2"));
+}
+
+#[test]
+fn a_group_has_a_topology_domain_for_itself() {
+    let exclusive = json!({"name": "lws-exclusive-topology", "type": "BuiltIn", "config": {"topologyKey": "rack"}});
+    let labels = json!({"name": "lws-standard-labels", "type": "BuiltIn"});
+    let serving_with = |plugins: Value| serving(plugins, Some(owner(true)));
+    let key = "leaderworkerset.sigs.k8s.io/group-key";
+    let group = "a77cf3e43e4a4b1a593bb83af8a6ebbdc97c7a26";
+    for number in [0, 1] {
+        let pod = pod(&serving_with(json!([labels, exclusive])), number);
+        assert_eq!(
+            json!(pod.spec.expect("a spec").affinity),
+            json!({
+                "podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{
+                    "topologyKey": "rack",
+                    "labelSelector": {"matchExpressions": [{"key": key, "operator": "In", "values": [group]}]},
+                }]},
+                "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{
+                    "topologyKey": "rack",
+                    "labelSelector": {"matchExpressions": [
+                        {"key": key, "operator": "Exists"},
+                        {"key": key, "operator": "NotIn", "values": [group]},
+                    ]},
+                }]},
+            })
+        );
+    }
+    let alone = serving_with(json!([exclusive]));
+    let chain = Chain::new(&alone.spec.plugins).expect("the plugin exists");
+    let build = Build { serving: &alone, revision: "r1", gang: false, plugins: &chain };
+    let error = objects::pod(&build, "llm-3", &alone.spec.template.roles[0], 0, 0).expect_err("no labels");
+    assert!(error.to_string().ends_with("list lws-standard-labels first"), "{error}");
+    let unset = serving_with(json!([{"name": "lws-exclusive-topology", "type": "BuiltIn"}]));
+    assert!(validate(&unset.spec.plugins)[0].1.contains("set topologyKey"));
 }

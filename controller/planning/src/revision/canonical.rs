@@ -48,13 +48,20 @@ pub(super) fn roles(roles: &[Role]) -> String {
 
 fn role(role: &Role) -> String {
     let mut text = String::new();
-    if let Ok(Value::Object(mut fields)) = serde_json::to_value(role) {
-        fields.retain(|key, _| !SCALING.contains(&key.as_str()));
-        if let Some(value) = normal("", "", Value::Object(fields)) {
-            write(&value, &mut text);
-        }
-    }
+    write(&plain(role), &mut text);
     text
+}
+
+/// A role without its scaling and without what means nothing.
+pub(crate) fn plain(role: &Role) -> Value {
+    let fields = match serde_json::to_value(role) {
+        Ok(Value::Object(mut fields)) => {
+            fields.retain(|key, _| !SCALING.contains(&key.as_str()));
+            fields
+        }
+        _ => Map::new(),
+    };
+    normal("", "", Value::Object(fields)).unwrap_or_default()
 }
 
 /// A short name for `text`, of letters and digits that form no word: the value of a label, the end of a name.

@@ -24,7 +24,11 @@ pub struct History {
     entries: Vec<Entry>,
     /// Those whose content cannot be understood.
     pub unreadable: Vec<Unreadable>,
-    /// The one that the ModelServing asks for, if there is one yet.
+    /// The template of the ModelServing, as canonical text.
+    template: String,
+    /// Which of the entries has that content.
+    of_template: Option<usize>,
+    /// The name of the one that the ModelServing asks for, if there is one yet.
     target: Option<String>,
 }
 
@@ -136,18 +140,16 @@ impl History {
 
     /// The newest revision whose roles are these, their counts aside.
     pub fn by_content(&self, roles: &[Role]) -> Option<&Revision> {
-        Some(&self.with_content(&canonical::roles(roles))?.revision)
+        let at = self.with_content(&canonical::roles(roles))?;
+        self.entries.get(at).map(|entry| &entry.revision)
     }
 
-    fn with_content(&self, content: &str) -> Option<&Entry> {
+    fn with_content(&self, content: &str) -> Option<usize> {
         // Nearly always it is the one of that name: look there before all are compared.
         let name = canonical::name_of(content);
-        let same = |entry: &&Entry| canonical::roles(&entry.revision.roles) == content;
-        self.entries
-            .iter()
-            .find(|entry| entry.revision.name == name)
-            .filter(same)
-            .or_else(|| self.entries.iter().rev().find(same))
+        let same = |entry: &Entry| canonical::roles(&entry.revision.roles) == content;
+        let named = self.entries.iter().position(|entry| entry.revision.name == name && same(entry));
+        named.or_else(|| self.entries.iter().rposition(same))
     }
 
     /// The revision of this number, or else of this name (or of the ControllerRevision's name).
@@ -161,7 +163,8 @@ impl History {
     }
 
     /// What the groups are going to: the template, or the revision that a rollback names (the field
-    /// `spec.rolloutStrategy.rollbackTo`, else the annotation).
+    /// `spec.rolloutStrategy.rollbackTo`, else the annotation). The ModelServing is the one that the history was read
+    /// for.
     pub fn target(&self, serving: &ModelServing) -> Result<Target, UnknownRevision> {
         let roles = &serving.spec.template.roles;
         if let Some((field, wanted)) = rollback(serving) {
@@ -170,9 +173,8 @@ impl History {
             let roles = with_scaling_of(&entry.revision.roles, roles);
             return Ok(Target { revision: Revision { roles, ..entry.revision.clone() }, create: None, renumber: None });
         }
-        let content = canonical::roles(roles);
         let last = self.last_number();
-        if let Some(entry) = self.with_content(&content) {
+        if let Some(entry) = self.of_template.and_then(|at| self.entries.get(at)) {
             let again = entry.revision.number < last;
             let number = if again { last.saturating_add(1) } else { entry.revision.number };
             return Ok(Target {
@@ -182,7 +184,7 @@ impl History {
             });
         }
         let revision =
-            Revision { name: self.free_name(&content), number: last.saturating_add(1), roles: roles.clone() };
+            Revision { name: self.free_name(&self.template), number: last.saturating_add(1), roles: roles.clone() };
         Ok(Target { create: Some(controller_revision(serving, &revision)), revision, renumber: None })
     }
 
@@ -258,7 +260,7 @@ impl Entry {
 }
 
 /// Where a rollback is asked for, and to what.
-fn rollback(serving: &ModelServing) -> Option<(&'static str, String)> {
+pub(crate) fn rollback(serving: &ModelServing) -> Option<(&'static str, String)> {
     let field = serving.spec.rollout_strategy.as_ref().and_then(|strategy| strategy.rollback_to.as_ref());
     match field {
         Some(IntOrString::Int(number)) => Some(("spec.rolloutStrategy.rollbackTo", number.to_string())),

@@ -74,6 +74,27 @@ fn weights_share_out_as_written_and_only_among_servers_of_this_pool() {
 }
 
 #[test]
+fn a_request_that_was_resolved_before_stays_with_its_server_as_long_as_the_pool_has_it() {
+    let both = routing(vec![route("r", "m", &[("a", 50), ("b", 50)])]);
+    let mut rng = SmallRng::seed_from_u64(5);
+    let before = fixtures::with_prompt("m", "", |request| both.resolve(request, &mut rng)).unwrap().unwrap();
+    let mut again = |routing: &Routing| {
+        fixtures::with_prompt("m", "", |request| {
+            let (headers, content) = (request.headers, Content::Hidden);
+            let resolution = Some(&before);
+            let request = Request { id: "", path: "", headers, content, subset: None, tokens: None, resolution };
+            routing.resolve(&request, &mut rng).unwrap().map(|resolution| resolution.server.name.clone())
+        })
+    };
+    for _ in 0..50 {
+        assert_eq!(again(&both).as_ref(), Some(&before.server.name));
+    }
+    let mut left = Routing::clone(&both);
+    left.servers.remove(&before.server.name);
+    assert_eq!(again(&left), None, "resolved anew, and the model is hidden");
+}
+
+#[test]
 fn the_first_rule_that_matches_wins_and_all_its_conditions_must_hold() {
     let mut premium = rule(&[("a", 1)]);
     premium.headers = vec![("User-Type".to_owned(), StringMatch::Exact("premium".to_owned()))];
@@ -94,7 +115,7 @@ fn the_first_rule_that_matches_wins_and_all_its_conditions_must_hold() {
                 }),
                 _ => unreachable!(),
             };
-            let request = Request { id: "", path, headers, content, subset: None, tokens: None };
+            let request = Request { id: "", path, headers, content, subset: None, tokens: None, resolution: None };
             routing.resolve(&request, &mut rng).unwrap().unwrap().server.name.to_string()
         })
     };
@@ -120,8 +141,15 @@ fn a_missing_header_compares_as_the_empty_string() {
 fn a_request_whose_model_is_hidden_is_not_refused() {
     let routing = routing(vec![route("r", "m", &[("a", 1)])]);
     let headers = no_headers();
-    let request =
-        Request { id: "", path: "/", headers: &headers, content: Content::Hidden, subset: None, tokens: None };
+    let request = Request {
+        id: "",
+        path: "/",
+        headers: &headers,
+        content: Content::Hidden,
+        subset: None,
+        tokens: None,
+        resolution: None,
+    };
     assert!(routing.resolve(&request, &mut SmallRng::seed_from_u64(1)).unwrap().is_none());
 }
 

@@ -125,6 +125,7 @@ fn a_subset_hint_is_obeyed_and_may_leave_nobody() {
             content: Content::Hidden,
             subset: Some(subset),
             tokens: None,
+            resolution: None,
         };
         scene.decide(&request)
     };
@@ -320,6 +321,7 @@ fn with_tokens<T>(tokens: Option<&[u32]>, then: impl FnOnce(&Request<'_>) -> T) 
             content: Content::Parsed(body),
             subset: None,
             tokens,
+            resolution: None,
         })
     })
 }

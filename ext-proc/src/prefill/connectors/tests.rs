@@ -1,5 +1,7 @@
 //! The bodies of each connector, to the byte.
 
+use bytes::Bytes;
+
 use super::*;
 use crate::prefill::{Split, Unsplittable};
 
@@ -7,7 +9,7 @@ const ROOM: u64 = (1 << 63) - 1;
 
 /// What prefill and decode get of `body`, when prefill answers with `answer`.
 fn bodies(kind: KvConnector, body: &str, answer: &str) -> (String, Option<String>) {
-    let split = Split::read(body.as_bytes(), None).unwrap();
+    let split = Split::read(&Bytes::copy_from_slice(body.as_bytes()), None).unwrap();
     let (prefill, decode) = match connector(kind).transfer("10.0.0.7".parse().unwrap(), ROOM) {
         Transfer::Prefilled { prefill, decode } => (prefill, decode(answer.as_bytes()).unwrap()),
         Transfer::Together { prefill, decode } => (prefill, decode),
@@ -75,13 +77,14 @@ fn transfer_fields_of_a_client_are_never_trusted() {
         assert!(!prefill.contains("evil") && !prefill.contains("bootstrap_port"), "{prefill}");
         assert!(!decode.contains("evil") && !decode.contains("bootstrap_port"), "{decode}");
     }
-    let alone = Split::read(forged.as_bytes(), Some("new")).unwrap().decode(&[]);
+    let alone = Split::read(&Bytes::copy_from_slice(forged.as_bytes()), Some("new")).unwrap().decode(&[]);
     assert_eq!(alone.unwrap(), br#"{"model":"new"}"#, "also where decode does all by itself");
 }
 
 #[test]
 fn what_a_transfer_cannot_carry_is_not_split() {
-    let fits = |kind, body: &str| Split::read(body.as_bytes(), None).unwrap().fits(connector(kind));
+    let fits =
+        |kind, body: &str| Split::read(&Bytes::copy_from_slice(body.as_bytes()), None).unwrap().fits(connector(kind));
     let prompts = [r#"["a","b"]"#, "[[1,2],[3]]", r#" [ "a" , "b" ]"#];
     for body in prompts.iter().map(|prompt| format!(r#"{{"prompt":{prompt}}}"#)) {
         assert_eq!(fits(KvConnector::Nixl, &body), Err(Unsplittable::Sequences), "{body}");

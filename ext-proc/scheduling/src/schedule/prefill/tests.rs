@@ -161,7 +161,8 @@ fn what_is_not_known_of_a_prompt_is_not_sent_apart() {
     let mut scene = scene(&["a"], &["a"]).with_profile(&rules(json!({"minUncachedTokens": 0})));
     for content in [Content::Hidden, Content::Absent] {
         let headers = no_headers();
-        let request = Request { id: "1", path: "/", headers: &headers, content, subset: None, tokens: None };
+        let request =
+            Request { id: "1", path: "/", headers: &headers, content, subset: None, tokens: None, resolution: None };
         assert_eq!(disaggregation(&scene.decide(&request).unwrap()).verdict, Verdict::NoPrompt);
     }
     let nothing = scene.ask("").unwrap();
@@ -187,8 +188,15 @@ fn only_apis_that_generate_are_prefilled_apart() {
             max_tokens: None,
             prompt: Prompt { pieces: vec![Cow::Borrowed(prompt.as_bytes())] },
         };
-        let request =
-            Request { id: "1", path, headers: &headers, content: Content::Parsed(body), subset: None, tokens: None };
+        let request = Request {
+            id: "1",
+            path,
+            headers: &headers,
+            content: Content::Parsed(body),
+            subset: None,
+            tokens: None,
+            resolution: None,
+        };
         let decision = scene.decide(&request).unwrap();
         let verdict = disaggregation(&decision).verdict;
         assert_eq!(matches!(verdict, Verdict::Disaggregate { .. }), apart, "{path}: {verdict}");
@@ -277,6 +285,7 @@ fn a_subset_hint_binds_the_gateway_and_not_our_own_prefill_call() {
             content,
             subset: Some(&subset),
             tokens: None,
+            resolution: None,
         })
     });
     let decision = decision.unwrap();

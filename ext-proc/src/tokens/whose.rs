@@ -1,57 +1,78 @@
-//! The prompt's token ids, before the pick: whose tokenizer it is, and whose cache.
+//! Whose tokenizer a request's prompt needs, and whose cache its blocks are in.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use scheduling::{Content, EngineKind, Pool, Request, Resolution};
+use scheduling::{EngineKind, Pool, PoolName, Request, Resolution};
 
-use super::Shared;
-use super::kept::RequestHead;
-use crate::exchange::Seen;
-use crate::openai;
-use crate::tokens::{Tokens, Whose};
+use super::{Tokenizers, Tokens};
+use crate::fleet::Fleet;
+
+/// Whose tokenizer is meant.
+#[derive(Clone, Debug, Default)]
+pub struct Whose {
+    /// Names of the model, the first that has a tokenizer counts: the engine's, the client's, the base model's.
+    pub models: Vec<String>,
+    /// An engine that can be asked; it must serve the model under the name in the body.
+    pub engine: Option<SocketAddr>,
+}
 
 /// A prompt in tokens, and the adapter that it is for.
 #[derive(Debug)]
-pub(super) struct InTokens {
+pub struct InTokens {
     tokens: Tokens,
     lora: Option<String>,
 }
 
 impl InTokens {
     /// As the brain wants it.
-    pub(super) fn view(&self) -> scheduling::Tokens<'_> {
+    #[must_use]
+    pub fn view(&self) -> scheduling::Tokens<'_> {
         let Tokens { ids, salt, source: _ } = &self.tokens;
         scheduling::Tokens { ids, lora: self.lora.as_deref(), salt: salt.as_deref() }
     }
 }
 
-/// Ends with the tokens, or with none: the metric says why.
-pub(super) type Tokenizing = Pin<Box<dyn Future<Output = Option<InTokens>> + Send>>;
+/// A request whose prompt is wanted in tokens.
+#[derive(Debug)]
+pub struct Asking {
+    tokenizers: Arc<Tokenizers>,
+    whose: Whose,
+    lora: Option<String>,
+    /// The route and server that the tokens are for: the decision has to be about the same.
+    pub resolution: Option<Resolution>,
+}
 
-/// The tokens of the request, where the profile wants them and the request has a prompt; the future does
-/// nothing until it is polled, and waits for a bounded time.
-pub(super) fn tokens_for(shared: &Shared, head: &RequestHead, seen: Seen, body: &[u8]) -> Option<Tokenizing> {
-    let tokenizers = shared.settings.tokenizers.as_ref()?;
-    let is_prompt = seen == Seen::Whole && head.path().ends_with("/completions");
-    if !is_prompt || !shared.fleet.profile().uses_kv_events() || !openai::is_json(head.headers.all("content-type")) {
-        return None;
+impl Asking {
+    /// What to ask for `request`, where the profile wants tokens and the request has a prompt.
+    #[must_use]
+    pub fn of(
+        tokenizers: Option<&Arc<Tokenizers>>,
+        fleet: &Fleet,
+        pool: &PoolName,
+        request: &Request<'_>,
+    ) -> Option<Self> {
+        let tokenizers = tokenizers.filter(|_| is_wanted(fleet, request.path))?;
+        let snapshot = fleet.snapshot();
+        let pool = snapshot.pools.get(pool)?;
+        let resolution = pool.routing.resolve(request, &mut SmallRng::from_os_rng()).ok()?;
+        let (whose, lora) = whose(pool, request.model()?, resolution.as_ref());
+        Some(Self { tokenizers: Arc::clone(tokenizers), whose, lora, resolution })
     }
-    let snapshot = shared.fleet.snapshot();
-    let pool = snapshot.pools.get(head.pool.as_ref().ok()?)?;
-    let content = Content::Parsed(openai::parse(body).ok()?.body);
-    let request =
-        Request { id: &head.id, path: head.path(), headers: &head.headers, content, subset: None, tokens: None };
-    let resolution = pool.routing.resolve(&request, &mut SmallRng::from_os_rng()).ok()?;
-    let (whose, lora) = whose(pool, request.model()?, resolution.as_ref());
-    let (tokenizers, body) = (Arc::clone(tokenizers), body.to_vec());
-    Some(Box::pin(async move {
-        let tokens = tokenizers.ids(&body, &whose).await.ok()?;
-        Some(InTokens { tokens, lora })
-    }))
+
+    /// The tokens, or none: the metric says why. Waits for a bounded time.
+    pub async fn tokens(&self, body: &[u8]) -> Option<InTokens> {
+        let tokens = self.tokenizers.ids(body, &self.whose).await.ok()?;
+        Some(InTokens { tokens, lora: self.lora.clone() })
+    }
+}
+
+/// Whether requests for `path` are compared by their tokens.
+#[must_use]
+pub fn is_wanted(fleet: &Fleet, path: &str) -> bool {
+    path.ends_with("/completions") && fleet.profile().uses_kv_events()
 }
 
 /// Whose tokenizer a request for `model` needs, and which adapter it is for.

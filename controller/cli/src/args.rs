@@ -1,0 +1,185 @@
+//! The command line. Flags that kubectl has are kubectl's.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not finished in time, 4 held until somebody acts";
+
+const AS_PLUGIN: &str = "\
+A link named kubectl-kthena to this program, anywhere in $PATH, makes it `kubectl kthena`.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not finished in time, 4 held until somebody acts";
+
+/// Ask and steer Kthena for Envoy.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "kthena", version, max_term_width = 100, after_help = AS_PLUGIN)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+impl Args {
+    /// The command line of this process; on a wrong one it ends, having said why.
+    pub(crate) fn of_process() -> Self {
+        let called = std::env::args_os().next().map(PathBuf::from);
+        let plugin = called.as_ref().and_then(|path| path.file_stem()).is_some_and(|name| name == "kubectl-kthena");
+        // Help shows what a user typed.
+        let command = if plugin { Self::command().bin_name("kubectl kthena") } else { Self::command() };
+        Self::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+    }
+}
+
+/// Which cluster, and where in it.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ClusterArgs {
+    /// The namespace; that of the context if not given
+    #[arg(short, long, global = true, value_name = "NAMESPACE", help_heading = "Cluster")]
+    pub(crate) namespace: Option<String>,
+    /// The context of the kubeconfig; its current one if not given
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Cluster")]
+    pub(crate) context: Option<String>,
+    /// The kubeconfig; the files of $KUBECONFIG or ~/.kube/config if not given, in a pod its service account
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Cluster")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Watch, undo, hold and resume the rollout of a ModelServing
+    Rollout {
+        #[command(subcommand)]
+        action: RolloutAction,
+    },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum RolloutAction {
+    /// Wait until a rollout is complete, and tell how far it is
+    #[command(after_help = EXIT_CODES)]
+    Status {
+        #[command(flatten)]
+        target: Target,
+        /// Give up after this time, as `90s`, `10m` or `1h`
+        #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = parse_duration)]
+        timeout: Duration,
+        /// `false`: tell how far it is now, and do not wait
+        #[arg(short, long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+        watch: bool,
+    },
+    /// List the revisions that can be gone back to, or tell what one of them changed
+    History {
+        #[command(flatten)]
+        target: Target,
+        /// Tell what this revision changed against the one before, by its number or name
+        #[arg(long, value_name = "REVISION")]
+        revision: Option<String>,
+        /// Print for programs
+        #[arg(short, long, value_name = "FORMAT", value_enum)]
+        output: Option<Format>,
+    },
+    /// Go back to an earlier revision; replica counts stay as they are
+    Undo {
+        #[command(flatten)]
+        target: Target,
+        /// The revision to go back to, by its number or name; the one before if not given
+        #[arg(long, value_name = "REVISION")]
+        to_revision: Option<String>,
+        /// Tell what would change, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Hold a rollout where it is; repair and scaling go on
+    Pause {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Let a rollout that was held go on
+    Resume {
+        #[command(flatten)]
+        target: Target,
+    },
+}
+
+/// The ModelServing.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Target {
+    /// The ModelServing; `modelserving/NAME` is understood too
+    #[arg(value_name = "NAME", value_parser = parse_name)]
+    pub(crate) name: String,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Format {
+    /// JSON
+    Json,
+    /// YAML
+    Yaml,
+}
+
+fn parse_name(text: &str) -> Result<String, String> {
+    const KINDS: [&str; 3] = ["modelserving", "modelservings", "ms"];
+    let Some((kind, name)) = text.split_once('/') else { return Ok(text.to_owned()) };
+    let plain = kind.split('.').next().unwrap_or(kind).to_lowercase();
+    if KINDS.contains(&plain.as_str()) && !name.is_empty() {
+        Ok(name.to_owned())
+    } else {
+        Err(format!("{kind:?} is no ModelServing: write modelserving/NAME or NAME"))
+    }
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no time: write it as 90s, 10m or 1h");
+    let at = text.find(|letter: char| !letter.is_ascii_digit()).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(at);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_name_may_carry_its_kind_as_for_kubectl() {
+        for text in
+            ["llm", "ms/llm", "modelserving/llm", "ModelServings/llm", "modelserving.workload.serving.volcano.sh/llm"]
+        {
+            assert_eq!(parse_name(text).as_deref(), Ok("llm"), "{text}");
+        }
+        assert!(parse_name("pod/llm").is_err());
+        assert!(parse_name("ms/").is_err());
+    }
+
+    #[test]
+    fn a_time_has_a_unit() {
+        assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("10m"), Ok(Duration::from_secs(600)));
+        for wrong in ["", "10", "m", "1d", "-1s", "99999999999999999999s"] {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_cluster_may_be_named_after_the_command() {
+        let args =
+            Args::parse_from(["kthena", "rollout", "status", "llm", "-n", "serve", "--context", "c", "--watch=false"]);
+        assert_eq!(args.cluster.namespace.as_deref(), Some("serve"));
+        let Command::Rollout { action: RolloutAction::Status { watch, .. } } = args.command else { panic!("status") };
+        assert!(!watch);
+    }
+}

@@ -1,0 +1,130 @@
+//! The cluster: found as kubectl finds it, and errors that say what to do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use controller_api::labels;
+use controller_api::v1alpha1::model_serving::ModelServing;
+use k8s_openapi::api::apps::v1::ControllerRevision;
+use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config, Resource as _};
+use planning::revision::History;
+use serde_json::Value;
+
+use crate::args::ClusterArgs;
+
+/// Who changed a field, as `managedFields` show it.
+const FIELD_MANAGER: &str = "kthena-cli";
+
+/// The longest that one call may take.
+const CALL: Duration = Duration::from_secs(30);
+
+/// ModelServings that an error lists.
+const LISTED: u32 = 10;
+
+/// One namespace of a cluster.
+pub(crate) struct Cluster {
+    client: Client,
+    url: String,
+    pub(crate) namespace: String,
+}
+
+impl Cluster {
+    /// Reads the kubeconfig; nothing is called yet.
+    pub(crate) async fn connect(args: &ClusterArgs) -> Result<Self> {
+        let config = config(args).await.context("no cluster to talk to")?;
+        let namespace = args.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+        let url = config.cluster_url.to_string();
+        Ok(Self { client: Client::try_from(config)?, url, namespace })
+    }
+
+    pub(crate) fn servings(&self) -> Api<ModelServing> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// The ModelServing, or an error that says where else to look.
+    pub(crate) async fn serving(&self, name: &str) -> Result<ModelServing> {
+        if let Some(serving) = self.call(self.servings().get_opt(name)).await? {
+            return Ok(serving);
+        }
+        let namespace = &self.namespace;
+        let missing = format!("there is no ModelServing {name:?} in namespace {namespace:?}");
+        let others = self.call(self.servings().list(&ListParams::default().limit(LISTED))).await?;
+        let names: Vec<String> = others.items.into_iter().filter_map(|other| other.metadata.name).collect();
+        Err(if names.is_empty() {
+            anyhow!("{missing}, nor any other: is it in another namespace (-n) or cluster (--context)?")
+        } else {
+            anyhow!("{missing}; there are {}", names.join(", "))
+        })
+    }
+
+    /// All its revisions.
+    pub(crate) async fn history(&self, serving: &ModelServing) -> Result<History> {
+        let api: Api<ControllerRevision> = Api::namespaced(self.client.clone(), &self.namespace);
+        let name = serving.metadata.name.as_deref().unwrap_or_default();
+        let ours = ListParams::default().labels(&format!("{}={name}", labels::NAME));
+        let revisions = self.call(api.list(&ours)).await?.items;
+        let owned = |revision: &ControllerRevision| {
+            let owners = revision.metadata.owner_references.iter().flatten();
+            let uid = serving.metadata.uid.as_ref();
+            owners.into_iter().any(|owner| owner.controller == Some(true) && Some(&owner.uid) == uid)
+        };
+        // A revision of a namesake that was deleted would be another's past.
+        let revisions: Vec<_> = revisions.into_iter().filter(owned).map(Arc::new).collect();
+        Ok(History::read(serving, &revisions))
+    }
+
+    /// Merges `change` into the ModelServing, if it is still as `serving`.
+    pub(crate) async fn change(&self, serving: &ModelServing, mut change: Value) -> Result<()> {
+        let name = serving.metadata.name.as_deref().unwrap_or_default();
+        if let Some(fields) = change.as_object_mut() {
+            let metadata = fields.entry("metadata").or_insert_with(|| Value::Object(serde_json::Map::new()));
+            if let Some(metadata) = metadata.as_object_mut() {
+                metadata.insert("resourceVersion".to_owned(), serving.metadata.resource_version.clone().into());
+            }
+        }
+        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let servings = self.servings();
+        self.call(servings.patch(name, &parameters, &Patch::Merge(change))).await?;
+        Ok(())
+    }
+
+    /// Waits for an answer, with a deadline.
+    pub(crate) async fn call<T>(&self, call: impl Future<Output = kube::Result<T>>) -> Result<T> {
+        match tokio::time::timeout(CALL, call).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(self.explain(error)),
+            Err(_) => Err(anyhow!("{} does not answer within {} s", self.url, CALL.as_secs())),
+        }
+    }
+
+    fn explain(&self, error: kube::Error) -> anyhow::Error {
+        match error {
+            kube::Error::Api(status) if status.code == 409 => {
+                anyhow!("somebody changed it at the same moment: run the command again")
+            }
+            kube::Error::Api(status) if status.code == 404 => anyhow!(
+                "{} does not know the kind {}: install the CustomResourceDefinitions (kubectl apply --server-side -f deploy/crds)",
+                self.url,
+                ModelServing::kind(&())
+            ),
+            kube::Error::Api(status) => anyhow!("{} ({})", status.message, status.reason),
+            other => anyhow::Error::new(other)
+                .context(format!("cannot reach {}: is it the right --context or --kubeconfig?", self.url)),
+        }
+    }
+}
+
+async fn config(args: &ClusterArgs) -> Result<Config> {
+    let options = KubeConfigOptions { context: args.context.clone(), ..KubeConfigOptions::default() };
+    if let Some(file) = &args.kubeconfig {
+        let kubeconfig = Kubeconfig::read_from(file)?;
+        return Ok(Config::from_custom_kubeconfig(kubeconfig, &options).await?);
+    }
+    if args.context.is_some() {
+        return Ok(Config::from_kubeconfig(&options).await?);
+    }
+    Ok(Config::infer().await?)
+}
