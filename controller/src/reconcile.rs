@@ -217,3 +217,49 @@ impl Resource for Named {
         &mut self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A status with two of three groups ready, and what `change` says.
+    fn status(change: &Value) -> ModelServingStatus {
+        let mut status = json!({
+            "observedGeneration": 2, "replicas": 3, "availableReplicas": 2, "updateRevision": "b",
+            "forming": ["llm-1", "llm-2"],
+            "conditions": [{
+                "type": "Available", "status": "False", "reason": "GroupsNotReady", "message": "2 of 3",
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            }],
+        });
+        for (pointer, value) in change.as_object().unwrap() {
+            *status.pointer_mut(pointer).unwrap() = value.clone();
+        }
+        serde_json::from_value(status).unwrap()
+    }
+
+    #[test]
+    fn counts_and_messages_may_wait_and_what_somebody_waits_for_may_not() {
+        let old = status(&json!({}));
+        let recovery = json!({
+            "part": "llm-1", "count": 1, "lastTime": "2026-01-01T00:00:00Z", "cause": "uid", "reason": "lost",
+        });
+        for (pointer, value, may) in [
+            ("/availableReplicas", json!(3), true),
+            ("/conditions/0/message", json!("3 of 3"), true),
+            ("/forming", json!(["llm-2"]), true),
+            ("/forming", json!(["llm-1", "llm-2", "llm-3"]), false),
+            ("/conditions/0/status", json!("True"), false),
+            ("/conditions/0/reason", json!("AllGroupsReady"), false),
+            ("/observedGeneration", json!(3), false),
+            ("/updateRevision", json!("c"), false),
+        ] {
+            let new = status(&json!({pointer: value}));
+            assert_eq!(same_but_counts(&old, &new), may, "{pointer}: {value}");
+        }
+        let new = ModelServingStatus { recoveries: vec![serde_json::from_value(recovery).unwrap()], ..old.clone() };
+        assert!(!same_but_counts(&old, &new), "a recovery is written before its deletes");
+    }
+}

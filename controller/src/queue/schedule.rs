@@ -18,6 +18,11 @@ const BACKOFF_LIMIT: Duration = Duration::from_mins(1);
 const SLOW_BACKOFF: Duration = Duration::from_secs(5);
 /// The longest wait after a failure that a person must mend.
 const SLOW_LIMIT: Duration = Duration::from_mins(1);
+/// Passes in a row that wrote something and go on at once; more of them wait longer each time, for then what they
+/// write does not show.
+const AGAIN: u32 = 5;
+/// The longest such wait.
+const AGAIN_LIMIT: Duration = Duration::from_secs(10);
 /// An event cuts the wait after a failure down to this: it may be what the key waits for.
 const IMPATIENCE: Duration = Duration::from_secs(1);
 
@@ -51,6 +56,8 @@ struct Entry {
     number: u64,
     state: State,
     failures: u32,
+    /// Passes in a row that wrote something.
+    writing: u32,
     /// No pass before: the last one ended only just now.
     not_before: Option<Instant>,
 }
@@ -78,7 +85,7 @@ impl<K: Clone + Eq + Hash> Schedule<K> {
             None => {
                 self.last += 1;
                 self.keys.insert(self.last, key.clone());
-                let entry = Entry { number: self.last, state: State::Idle, failures: 0, not_before: None };
+                let entry = Entry { number: self.last, state: State::Idle, failures: 0, writing: 0, not_before: None };
                 self.entries.entry(key).or_insert(entry)
             }
         };
@@ -128,16 +135,18 @@ impl<K: Clone + Eq + Hash> Schedule<K> {
             Outcome::Failed | Outcome::Refused => entry.failures.saturating_add(1),
             Outcome::Settled | Outcome::Again | Outcome::After(_) | Outcome::Gone => 0,
         };
-        let failures = entry.failures;
+        entry.writing = if outcome == Outcome::Again { entry.writing.saturating_add(1) } else { 0 };
+        let (failures, again) =
+            (entry.failures, backoff(DEBOUNCE, AGAIN_LIMIT, entry.writing.saturating_sub(AGAIN), 1.0));
         let wait = match outcome {
-            Outcome::Again => Some(DEBOUNCE),
-            Outcome::After(wait) => Some(wait),
+            Outcome::Again => Some(again),
+            Outcome::After(wait) => Some(wait.max(PAUSE)),
             Outcome::Failed => Some(backoff(BACKOFF, BACKOFF_LIMIT, failures, jitter)),
             Outcome::Refused => Some(backoff(SLOW_BACKOFF, SLOW_LIMIT, failures, jitter)),
             Outcome::Settled | Outcome::Gone => None,
         };
         let pause = match outcome {
-            Outcome::Again => DEBOUNCE,
+            Outcome::Again => again,
             Outcome::Failed | Outcome::Refused => wait.unwrap_or_default().min(IMPATIENCE),
             Outcome::Settled | Outcome::After(_) | Outcome::Gone => PAUSE,
         };
@@ -254,6 +263,23 @@ mod tests {
         schedule.take(now).unwrap();
         schedule.done(&"a", Outcome::Again, now, 1.0);
         assert_eq!(schedule.depth(now + DEBOUNCE), (1, 0));
+    }
+
+    #[test]
+    fn writes_that_do_not_show_are_repeated_ever_more_slowly() {
+        let (mut schedule, start) = (Schedule::default(), Instant::now());
+        schedule.wake("a", start);
+        let mut now = start + DEBOUNCE;
+        let mut waits = Vec::new();
+        for _ in 0..18 {
+            schedule.take(now).unwrap();
+            schedule.done(&"a", Outcome::Again, now, 0.0);
+            let next = schedule.take(start).unwrap_err().unwrap();
+            waits.push((next - now).as_millis());
+            now = next;
+        }
+        assert_eq!(waits[..7], [10, 10, 10, 10, 10, 10, 20]);
+        assert_eq!(waits[14..], [5120, 10_000, 10_000, 10_000]);
     }
 
     #[test]
