@@ -76,13 +76,14 @@ pub fn plan(serving: &ModelServing, observed: &Observed, now: Timestamp) -> Plan
         return Plan::default();
     }
     let mut obstacles = BTreeSet::new();
-    let status = serving.status.clone().unwrap_or_default();
+    let none = ModelServingStatus::default();
+    let status = serving.status.as_ref().unwrap_or(&none);
     let history = History::read(serving, &observed.revisions);
-    let (target, known) = target(serving, &status, &history, &mut obstacles);
+    let (target, known) = target(serving, status, &history, &mut obstacles);
     let plugins = plugins::Chain::new(&serving.spec.plugins)
         .map_err(|error| obstacles.insert(Obstacle::new(words::PLUGIN_FAILED, error.to_string())))
         .ok();
-    let lineage = Lineage::new(serving, observed, &status, &history, &target.revision);
+    let lineage = Lineage::new(serving, observed, status, &history, &target.revision);
     let name = serving.metadata.name.as_deref().unwrap_or_default();
     let rollout = Rollout {
         unfinished: status.current_revision.as_ref().is_some_and(|current| *current != target.revision.name),
@@ -93,11 +94,11 @@ pub fn plan(serving: &ModelServing, observed: &Observed, now: Timestamp) -> Plan
     let pass = Pass {
         serving,
         name,
-        status: &status,
+        status,
         observed,
         now,
         lineage: &lineage,
-        forming: Forming::of(&status),
+        forming: Forming::of(status),
         view,
         policy: serving.spec.recovery_policy.unwrap_or_default(),
         limits: Limits::of_groups(serving),
@@ -108,7 +109,7 @@ pub fn plan(serving: &ModelServing, observed: &Observed, now: Timestamp) -> Plan
         plugins: plugins.as_ref().filter(|_| !target.revision.name.is_empty()),
     };
     let topology = Topology::new(view, observed, &lineage);
-    let mut draft = Draft::new(Recoveries::new(serving, &status, now), obstacles);
+    let mut draft = Draft::new(Recoveries::new(serving, status, now), obstacles);
     find_unreadable(&history, observed, &mut draft);
     groups::tend(&pass, &topology, &mut draft);
     assemble(&pass, &topology, &history, target, draft)

@@ -19,7 +19,7 @@ fn end(world: &World) -> (Vec<String>, Vec<String>, Vec<String>, Vec<String>) {
         pods,
         world.services.keys().cloned().collect(),
         world.pod_groups.keys().cloned().collect(),
-        vec![status.replicas, status.updated_replicas, status.available_replicas, status.current_replicas]
+        [status.replicas, status.updated_replicas, status.available_replicas, status.current_replicas]
             .iter()
             .map(i32::to_string)
             .collect(),
