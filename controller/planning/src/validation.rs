@@ -103,9 +103,9 @@ fn role_at(path: &str, role: &Role, found: &mut Findings) {
             "workerTemplate is required when workerReplicas is greater than 0: add it, or set workerReplicas to 0",
         );
     }
-    templates::check(&format!("{path}.entryTemplate"), role, &role.entry_template, found);
+    templates::check(&format!("{path}.entryTemplate"), &role.entry_template, true, found);
     if let Some(template) = &role.worker_template {
-        templates::check(&format!("{path}.workerTemplate"), role, template, found);
+        templates::check(&format!("{path}.workerTemplate"), template, role.worker_replicas > 0, found);
     }
 }
 

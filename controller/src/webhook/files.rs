@@ -97,3 +97,66 @@ impl Files {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    /// A folder that is gone when this is dropped.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(test: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("kthena-webhook-{test}-{}", std::process::id()));
+            std::fs::create_dir(&path).unwrap();
+            Self(path)
+        }
+
+        fn write(&self, material: &Material) -> (PathBuf, PathBuf) {
+            let (certificate, key) = (self.0.join("tls.crt"), self.0.join("tls.key"));
+            std::fs::write(&certificate, &material.certificate).unwrap();
+            std::fs::write(&key, &material.key).unwrap();
+            (certificate, key)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn make() -> Material {
+        Material::make(&["webhook.ns.svc".to_owned()], Timestamp::UNIX_EPOCH, None).unwrap()
+    }
+
+    #[test]
+    fn changed_files_are_served_and_broken_ones_are_not() {
+        let (folder, installed) = (Folder::new("changed"), Certificate::default());
+        let first = make();
+        let (certificate, key) = folder.write(&first);
+        let mut files = Files::load(&certificate, &key, &installed).unwrap();
+        let served = installed.current().unwrap();
+        assert!(!files.refresh(&installed).unwrap(), "nothing changed");
+
+        // As a Secret that is being swapped: the key of one, the certificate of the other.
+        let second = make();
+        folder.write(&Material { certificate: second.certificate.clone(), ..first });
+        assert!(matches!(files.refresh(&installed), Err(FilesError::Unusable { .. })));
+        assert!(std::sync::Arc::ptr_eq(&installed.current().unwrap(), &served), "the last good one stays");
+
+        folder.write(&second);
+        assert!(files.refresh(&installed).unwrap());
+        assert!(!std::sync::Arc::ptr_eq(&installed.current().unwrap(), &served));
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let folder = Folder::new("missing");
+        let missing = folder.0.join("none.crt");
+        let error = Files::load(&missing, &missing, &Certificate::default()).unwrap_err();
+        assert!(error.to_string().contains("none.crt"), "{error}");
+    }
+}

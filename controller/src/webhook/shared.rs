@@ -121,7 +121,7 @@ impl Upkeep {
     /// Brings Secret, configuration and plan for the served certificate one step further.
     async fn pass(&self, seen: &mut Seen, served: &mut Served) -> anyhow::Result<()> {
         let Some(secret) = &seen.secret else { return Ok(()) };
-        let material = match self.material(secret.as_ref()).await? {
+        let material = match self.material(secret.as_ref(), served.now.as_ref()).await? {
             Kept::Found(material) => material,
             Kept::Written(material, secret) => {
                 seen.secret = Some(Some(*secret));
@@ -142,8 +142,9 @@ impl Upkeep {
         announced
     }
 
-    /// The certificate of the Secret, made or renewed if that is due.
-    async fn material(&self, secret: Option<&Secret>) -> anyhow::Result<Kept> {
+    /// The certificate of the Secret, made or renewed if that is due. Who deletes the Secret gets another, and the one
+    /// that is `served` is believed until then.
+    async fn material(&self, secret: Option<&Secret>, served: Option<&Material>) -> anyhow::Result<Kept> {
         let found = secret.and_then(read);
         let (name, now) = (self.names.first().map(String::as_str).unwrap_or_default(), Timestamp::now());
         let ours = secret
@@ -159,7 +160,7 @@ impl Upkeep {
             (_, Some(Verdict::Renew)) => info!("The certificate ends soon: making another."),
             _ => info!("There is no certificate: making one."),
         }
-        let made = Material::make(&self.names, now, found.as_ref())?;
+        let made = Material::make(&self.names, now, found.as_ref().or(served))?;
         let wanted = write(&self.namespace, &self.secret, &made, secret);
         let written = match secret {
             None => self.secrets.create(&PostParams::default(), &wanted).await,

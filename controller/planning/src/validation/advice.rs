@@ -4,6 +4,7 @@ use controller_api::v1alpha1::model_serving::{ModelServing, ModelServingSpec, Ro
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::templates::RESERVED;
 use crate::objects;
 
 /// What the author of `serving` should know; a sentence each, in the order of the fields.
@@ -29,11 +30,15 @@ pub fn warnings(serving: &ModelServing) -> Vec<String> {
         let templates =
             [("entryTemplate", Some(&role.entry_template)), ("workerTemplate", role.worker_template.as_ref())];
         for (name, template) in templates {
+            let path = format!("spec.template.roles[{position}].{name}");
             if let Some(other) = template.and_then(own_scheduler).filter(|other| *other != scheduler) {
                 advice.push(format!(
-                    "spec.template.roles[{position}].{name}.spec.schedulerName: {other:?} is replaced by \
-                     spec.schedulerName {scheduler:?}"
+                    "{path}.spec.schedulerName: {other:?} is replaced by spec.schedulerName {scheduler:?}"
                 ));
+            }
+            let labels = template.and_then(|template| template.metadata.as_ref()?.labels.as_ref());
+            for key in labels.into_iter().flatten().map(|(key, _)| key).filter(|key| RESERVED.contains(&key.as_str())) {
+                advice.push(format!("{path}.metadata.labels[{key}]: is replaced by what the operator sets"));
             }
         }
     }

@@ -1,13 +1,12 @@
 //! Whether pods can be made from a template.
 
 use controller_api::labels;
-use controller_api::v1alpha1::model_serving::Role;
 use k8s_openapi::api::core::v1::{Container, PodTemplateSpec};
 
 use super::Findings;
 
-/// Labels that the operator finds its pods by.
-const RESERVED: &[&str] = &[
+/// Labels that the operator finds its pods by, and therefore sets itself.
+pub(super) const RESERVED: &[&str] = &[
     labels::NAME,
     labels::GROUP_NAME,
     labels::ROLE,
@@ -17,33 +16,26 @@ const RESERVED: &[&str] = &[
     labels::ROLE_TEMPLATE_HASH,
 ];
 
-pub(super) fn check(path: &str, role: &Role, template: &PodTemplateSpec, found: &mut Findings) {
+/// `used`: there are to be pods of it. What nobody uses may be left unfinished.
+pub(super) fn check(path: &str, template: &PodTemplateSpec, used: bool, found: &mut Findings) {
     let labels = template.metadata.iter().filter_map(|metadata| metadata.labels.as_ref()).flatten();
-    for (key, value) in labels {
-        let field = format!("{path}.metadata.labels[{key}]");
-        // Saying what the operator says anyway does no harm.
-        let same = key == labels::ROLE && *value == role.name;
-        if RESERVED.contains(&key.as_str()) && !same {
-            found.add(field, "the operator sets this label, and finds its pods by it: remove it from the template");
-        } else if !is_label_value(value) {
-            found.add(
-                field,
-                format!(
-                    "{value:?} cannot be the value of a label: use at most 63 letters, digits, '-', '_' and '.', \
-                     starting and ending with a letter or digit"
-                ),
-            );
-        }
+    for (key, value) in labels.filter(|(_, value)| !is_label_value(value)) {
+        found.add(
+            format!("{path}.metadata.labels[{key}]"),
+            format!(
+                "{value:?} cannot be the value of a label: use at most 63 letters, digits, '-', '_' and '.', starting \
+                 and ending with a letter or digit"
+            ),
+        );
     }
-    let Some(pod) = &template.spec else {
-        found.add(format!("{path}.spec"), "spec is required: a pod needs at least one container");
-        return;
-    };
-    if pod.containers.is_empty() {
+    let pod = template.spec.as_ref();
+    if used && pod.is_none_or(|pod| pod.containers.is_empty()) {
         found.add(format!("{path}.spec.containers"), "containers must be specified: a pod needs at least one");
     }
-    containers(&format!("{path}.spec.containers"), &pod.containers, found);
-    containers(&format!("{path}.spec.initContainers"), pod.init_containers.as_deref().unwrap_or_default(), found);
+    if let Some(pod) = pod {
+        containers(&format!("{path}.spec.containers"), &pod.containers, found);
+        containers(&format!("{path}.spec.initContainers"), pod.init_containers.as_deref().unwrap_or_default(), found);
+    }
 }
 
 fn containers(path: &str, containers: &[Container], found: &mut Findings) {

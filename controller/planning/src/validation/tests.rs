@@ -167,7 +167,7 @@ fn whole_groups_cannot_be_recreated_role_by_role() {
 fn a_template_that_cannot_become_a_pod_is_refused() {
     let table: &[(Value, &str)] = &[
         (json!({"spec": {"containers": []}}), "spec.template.roles[0].entryTemplate.spec.containers: "),
-        (json!({}), "spec.template.roles[0].entryTemplate.spec: "),
+        (json!({}), "spec.template.roles[0].entryTemplate.spec.containers: "),
         (
             json!({"spec": {"containers": [{"name": "a", "image": " "}]}}),
             "spec.template.roles[0].entryTemplate.spec.containers[0].image: invalid container image reference: image \
@@ -178,11 +178,6 @@ fn a_template_that_cannot_become_a_pod_is_refused() {
             "spec.template.roles[0].entryTemplate.spec.initContainers[0].image: ",
         ),
         (
-            json!({"metadata": {"labels": {"modelserving.volcano.sh/group-name": "x"}},
-                   "spec": {"containers": [{"name": "a"}]}}),
-            "spec.template.roles[0].entryTemplate.metadata.labels[modelserving.volcano.sh/group-name]: ",
-        ),
-        (
             json!({"metadata": {"labels": {"model": "org/name"}}, "spec": {"containers": [{"name": "a"}]}}),
             "spec.template.roles[0].entryTemplate.metadata.labels[model]: ",
         ),
@@ -191,9 +186,9 @@ fn a_template_that_cannot_become_a_pod_is_refused() {
         let found = errors(&[(ENTRY, template.clone())]);
         assert!(found.len() == 1 && found[0].starts_with(expected), "{template}: {found:?}");
     }
-    let harmless = json!({"metadata": {"labels": {"modelserving.volcano.sh/role": "prefill", "model": ""}},
-                          "spec": {"containers": [{"name": "a"}]}});
-    assert_eq!(errors(&[(ENTRY, harmless)]), Vec::<String>::new());
+    // Nobody makes pods of a worker template without workers.
+    let unused = [("/spec/template/roles/1/workerTemplate", json!({"spec": {"containers": []}}))];
+    assert_eq!(errors(&unused), Vec::<String>::new());
 }
 
 #[test]
@@ -223,6 +218,13 @@ fn what_has_no_effect_is_a_warning() {
         (
             &[("/spec/template/roles/0/entryTemplate/spec/schedulerName", json!("other"))],
             "\"other\" is replaced by spec.schedulerName \"volcano\"",
+        ),
+        (
+            &[(
+                "/spec/template/roles/0/entryTemplate/metadata",
+                json!({"labels": {"modelserving.volcano.sh/group-name": "x", "model": ""}}),
+            )],
+            "labels[modelserving.volcano.sh/group-name]: is replaced by what the operator sets",
         ),
         (
             &[("/spec/plugins", json!([{"name": "demo-pod-tweaks", "scope": {"roles": ["encode"]}}]))],
