@@ -123,6 +123,8 @@ impl History {
             }
         }
         history.entries.sort_by(|a, b| (a.revision.number, &a.object).cmp(&(b.revision.number, &b.object)));
+        history.template = canonical::roles(&serving.spec.template.roles);
+        history.of_template = history.with_content(&history.template);
         history.target =
             history.target(serving).ok().filter(|target| target.create.is_none()).map(|target| target.revision.name);
         history
