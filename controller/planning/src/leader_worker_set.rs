@@ -80,7 +80,15 @@ pub fn answer(set: &LeaderWorkerSet, found: Option<&ModelServing>, now: Timestam
         Some(refusal) => status::refused(set, ours, refusal, now),
         None => status::of(set, ours, settled.is_some(), now),
     };
-    Answer { apply: apply.map(Box::new), status: (set.status.as_ref() != Some(&status)).then(|| Box::new(status)) }
+    let told = set.status.as_ref().is_some_and(|before| !tells_more(&status, before));
+    Answer { apply: apply.map(Box::new), status: (!told).then(|| Box::new(status)) }
+}
+
+/// Whether writing `status` would change `before`. Older releases of LWS (0.8) do not keep `observedGeneration`: its
+/// absence is no difference; the conditions have their own.
+fn tells_more(status: &LeaderWorkerSetStatus, before: &LeaderWorkerSetStatus) -> bool {
+    let kept = before.observed_generation.and(status.observed_generation);
+    *before != LeaderWorkerSetStatus { observed_generation: kept, ..status.clone() }
 }
 
 /// The LeaderWorkerSet that controls `serving`.

@@ -25,6 +25,8 @@
 mod change;
 mod conditions;
 mod draft;
+#[cfg(test)]
+mod examples_tests;
 mod forming;
 mod gangs;
 mod groups;

@@ -1,12 +1,15 @@
 //! What the owner of a LeaderWorkerSet sees of it.
 
-use controller_api::conditions::{AVAILABLE, PROGRESSING, STALLED, UPDATE_IN_PROGRESS};
+use controller_api::conditions::{AVAILABLE, NAME_TAKEN, PROGRESSING, STALLED, UPDATE_IN_PROGRESS};
 use controller_api::leader_worker_set::{LeaderWorkerSet, LeaderWorkerSetStatus, NAME_LABEL, WORKER_INDEX_LABEL};
 use controller_api::v1alpha1::model_serving::{ModelServing, ModelServingStatus};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::Refusal;
+
+/// Reason of all conditions of a set that asks for what a ModelServing does not do.
+const UNSUPPORTED: &str = "Unsupported";
 
 /// A condition without its times.
 struct Said {
@@ -72,8 +75,17 @@ pub(super) fn of(
         ready_replicas: status.available_replicas,
         updated_replicas: status.updated_replicas,
         hpa_pod_selector: Some(selector(set)),
-        conditions: conditions(set, said, now),
+        // What a change means for them is known once it was looked at: until then they stand.
+        conditions: standing(set).filter(|_| !current).unwrap_or_else(|| conditions(set, said, now)),
     }
+}
+
+/// The conditions as they are, if they tell of groups.
+fn standing(set: &LeaderWorkerSet) -> Option<Vec<Condition>> {
+    let conditions = &set.status.as_ref()?.conditions;
+    let available = conditions.iter().find(|condition| condition.type_ == AVAILABLE)?;
+    let refused = available.reason == NAME_TAKEN || available.reason == UNSUPPORTED;
+    (!refused).then(|| conditions.clone())
 }
 
 /// The status of a set that is not served; what `serving`, if it is the set's, still runs is counted.
@@ -84,8 +96,8 @@ pub(super) fn refused(
     now: Timestamp,
 ) -> LeaderWorkerSetStatus {
     let reason = match refusal {
-        Refusal::NameTaken(_) => "NameTaken",
-        Refusal::Unsupported(_) => "Unsupported",
+        Refusal::NameTaken(_) => NAME_TAKEN,
+        Refusal::Unsupported(_) => UNSUPPORTED,
     };
     let said = [AVAILABLE, PROGRESSING, UPDATE_IN_PROGRESS].map(|kind| Said {
         kind,

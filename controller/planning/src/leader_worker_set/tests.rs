@@ -260,6 +260,10 @@ fn a_served_set_is_left_alone() {
     set.status = Some(*status);
     let later = "2026-01-01T11:00:00Z".parse().expect("a time");
     assert_eq!(answer(&set, Some(&found), later), Answer { apply: None, status: None });
+
+    // A cluster whose kind does not have that field drops it.
+    set.status.as_mut().expect("a status").observed_generation = None;
+    assert_eq!(answer(&set, Some(&found), later), Answer { apply: None, status: None });
 }
 
 #[test]
@@ -285,6 +289,22 @@ fn an_update_is_told_and_a_time_changes_with_its_status_only() {
         now(),
     );
     assert_eq!(again.conditions, status.conditions);
+}
+
+#[test]
+fn a_set_stays_available_until_its_change_was_looked_at() {
+    let mut set = set(&json!({}));
+    let ready = json!({
+        "observedGeneration": 2, "replicas": 3, "availableReplicas": 3, "updatedReplicas": 3,
+        "conditions": [condition("Available", "True")],
+    });
+    let found = found(&set, &ready);
+    set.status = answer(&set, Some(&found), now()).status.map(|status| *status);
+    set.spec.replicas = Some(5);
+    set.metadata.generation = Some(5);
+    let answer = answer(&set, Some(&found), now());
+    assert!(answer.apply.is_some());
+    assert_eq!(answer.status, None, "there is nothing new to say");
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! The examples for vLLM give the pods, ranks and addresses that their guides promise.
 
+use crate::observed::{GangSupport, Observed};
+use crate::plan::Write;
 use controller_api::v1alpha1::model_serving::ModelServing;
 use k8s_openapi::api::core::v1::{EnvVar, Pod};
-use planning::observed::{GangSupport, Observed};
-use planning::plan::Write;
 
 /// What a user applies, planned for a cluster with Volcano where nothing is there yet; one line for each object.
 fn planned(manifest: &str) -> String {
@@ -11,7 +11,7 @@ fn planned(manifest: &str) -> String {
     let observed = Observed { gangs: GangSupport::SubGroups, ..Observed::default() };
     let now = "2026-01-01T00:00:00Z".parse().expect("a time");
     let mut lines = Vec::new();
-    for write in planning::plan(&serving, &observed, now).steps.into_iter().flat_map(|step| step.writes) {
+    for write in crate::plan(&serving, &observed, now).steps.into_iter().flat_map(|step| step.writes) {
         match write {
             Write::CreatePod(pod) => lines.push(format!("pod {}: {}", name(&pod.metadata), command(&pod))),
             Write::ApplyService(service) => {
