@@ -194,3 +194,23 @@ async fn a_foreign_pod_that_has_our_pods_name_is_named_in_an_event() -> Result<(
     assert_eq!(condition(&stage.status("llm").await?, "Available"), Some(true));
     Ok(())
 }
+
+#[tokio::test]
+async fn events_tell_what_becomes_of_role_instances() -> Result<()> {
+    let stage = Stage::new("told").await?;
+    stage.create("llm", spec(1, &[role("prefill", 1, 0)])).await?;
+    stage.wait_done("llm").await?;
+    let uid = stage.serving("llm").await?.metadata.uid;
+    let events = stage.namespace.api::<k8s_openapi::api::events::v1::Event>();
+    for (reason, state) in [("RoleCreating", "Creating"), ("RoleRunning", "Running")] {
+        let note = poll::until(reason, SOON, async || {
+            let all = events.list(&kube::api::ListParams::default()).await.ok()?;
+            let told = all.into_iter().find(|event| event.reason.as_deref() == Some(reason))?;
+            assert_eq!(told.regarding.and_then(|object| object.uid), uid);
+            told.note
+        })
+        .await?;
+        assert_eq!(note, format!("Role prefill/prefill-0 in ServingGroup llm-0 is now {state}"));
+    }
+    Ok(())
+}

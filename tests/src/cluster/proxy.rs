@@ -258,8 +258,16 @@ async fn answer(inner: Arc<Inner>, request: Request<Incoming>) -> Result<Respons
     parts.uri = Uri::try_from(format!("{}{path}", inner.url))?;
     parts.headers.remove(header::HOST);
     parts.headers.remove(header::CONNECTION);
-    let response = inner.upstream.request(Request::from_parts(parts, Full::new(body))).await?;
-    inner.state.lock().calls[index].status = Some(response.status().as_u16());
+    // A task of its own: a client that is killed meanwhile does not take back what it has asked for, and it is counted.
+    let asked = tokio::spawn({
+        let inner = Arc::clone(&inner);
+        async move {
+            let response = inner.upstream.request(Request::from_parts(parts, Full::new(body))).await?;
+            inner.state.lock().calls[index].status = Some(response.status().as_u16());
+            anyhow::Ok(response)
+        }
+    });
+    let response = asked.await??;
     match fault {
         Some(Fault::FreezeAfter) => std::future::pending().await,
         Some(Fault::LoseAnswer) => anyhow::bail!("lost on purpose"),
