@@ -118,7 +118,11 @@ async fn leader_worker_sets_are_served_as_soon_as_their_kind_exists() -> Result<
     kinds.delete(SETS, &Default::default()).await?;
     poll::until("the end of the kind", SOON, async || kinds.get_opt(SETS).await.ok()?.is_none().then_some(())).await?;
     let operator = world.operator().await?;
-    kind.metadata = kube::core::ObjectMeta { name: kind.metadata.name, annotations: kind.metadata.annotations, ..Default::default() };
+    kind.metadata = kube::core::ObjectMeta {
+        name: kind.metadata.name,
+        annotations: kind.metadata.annotations,
+        ..Default::default()
+    };
     kind.status = None;
     kinds.create(&PostParams::default(), &kind).await?;
     poll::until("a set to be accepted", SOON, async || create_set(&world.namespace, "llm").await.ok()).await?;
@@ -133,8 +137,7 @@ async fn a_serving_that_cannot_be_read_is_told_so_and_stops_no_other() -> Result
     let mut loose = serde_json::to_value(kinds.get(SERVINGS).await?)?;
     let version = &mut loose["spec"]["versions"][0];
     version["subresources"] = json!({"status": {}});
-    version["schema"]["openAPIV3Schema"] =
-        json!({"type": "object", "properties": {"spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+    version["schema"]["openAPIV3Schema"] = json!({"type": "object", "properties": {"spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
             "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}});
     kinds.replace(SERVINGS, &PostParams::default(), &serde_json::from_value(loose)?).await?;
     let mut bad = spec(1, &[role("prefill", 1, 0)]);
