@@ -1,5 +1,6 @@
 //! The operator against a real API server.
 
+mod admission;
 mod availability;
 mod crash;
 mod faults;
@@ -16,3 +17,4 @@ mod roles;
 mod rollout;
 mod scaling;
 mod stage;
+mod webhook;
