@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use kthena_ext_proc::files::Declarations;
+use kthena_ext_proc::declarations::Declarations;
 use kthena_ext_proc::{admin, debug};
 use proto::picker_v1::explain_client::ExplainClient;
 use proto::picker_v1::{DryRunRequest, GetDecisionRequest, ListDecisionsRequest};
