@@ -4,7 +4,6 @@ use anyhow::{Context as _, Result};
 use controller_api::v1alpha1::model_route::ModelRoute;
 use controller_api::v1alpha1::model_server::ModelServer;
 use controller_api::v1alpha1::model_serving::ModelServing;
-use kube::Resource as _;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use tests::cluster::control_plane::ControlPlane;
