@@ -1,13 +1,13 @@
 //! The admission webhook: a `ModelServing` that could not be served is refused, and its author told why.
 //!
 //! The API server calls it over TLS and knows it by the authority in the `ValidatingWebhookConfiguration`. Without
-//! certificate files, the replicas share a certificate of their own making in a Secret ([`shared`]).
+//! certificate files, the replicas share a certificate of their own making in a Secret ([`secret`]).
 
 mod admission;
 mod certificate;
 mod files;
 mod listener;
-mod shared;
+mod secret;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -88,7 +88,7 @@ pub async fn serve(
             ready();
             files.follow(&certificate).await
         } else {
-            shared::Upkeep::new(client, &settings).follow(&certificate, ready).await
+            secret::Upkeep::new(client, &settings).follow(&certificate, ready).await
         }
     };
     let mut server = pin!(server.into_future());

@@ -53,16 +53,18 @@ fn the_scheduler_configuration_in_the_readme_loads() {
 
 #[test]
 fn every_flag_in_the_readme_exists() {
-    // Cargo's, the demo's, and vLLM's.
-    const FOREIGN: &[&str] = &["bench", "bin", "help", "keep", "kv-events-config", "nocapture", "release", "test"];
-    let command = Args::command();
-    let known: BTreeSet<&str> = command.get_arguments().filter_map(clap::Arg::get_long).collect();
+    // Cargo's, the demo's, vLLM's, and kubectl's.
+    const FOREIGN: &[&str] =
+        &["bench", "bin", "for", "help", "keep", "kv-events-config", "nocapture", "release", "server-side", "test"];
+    let commands = [Args::command(), kthena_controller_manager::args::Args::command()];
+    let arguments = commands.iter().flat_map(clap::Command::get_arguments);
+    let known: BTreeSet<&str> = arguments.filter_map(clap::Arg::get_long).collect();
     let flags = readme().text.split(|letter: char| !(letter.is_alphanumeric() || letter == '-'));
     refuse(
         flags
             .filter_map(|word| word.strip_prefix("--"))
             .filter(|flag| flag.starts_with(|letter: char| letter.is_alphabetic()))
             .filter(|flag| !known.contains(flag) && !FOREIGN.contains(flag)),
-        "README.md names flags that the picker does not have:",
+        "README.md names flags that neither the picker nor the operator has:",
     );
 }

@@ -94,7 +94,8 @@ fn is_comment(line: &str) -> bool {
 /// `path:line` of each production line in `ext-proc/src` that `says`, save in the files `except`.
 fn body_lines(except: &[&str], says: impl Fn(&str) -> bool) -> Vec<String> {
     rust_files()
-        .filter(|file| file.path.starts_with("ext-proc/src/") && !except.contains(&file.path.as_str()))
+        .filter(|file| ["ext-proc/src/", "controller/src/"].iter().any(|body| file.path.starts_with(body)))
+        .filter(|file| !except.contains(&file.path.as_str()))
         .flat_map(|file| production(file).map(move |(number, line)| (file, number, line)))
         .filter(|(_, _, line)| says(line))
         .map(|(file, number, line)| format!("{}:{number}: {}", file.path, line.trim()))
@@ -104,7 +105,7 @@ fn body_lines(except: &[&str], says: impl Fn(&str) -> bool) -> Vec<String> {
 #[test]
 fn only_the_wiring_spawns() {
     refuse(
-        body_lines(&["ext-proc/src/run.rs"], |line| {
+        body_lines(&["controller/src/run.rs", "ext-proc/src/run.rs"], |line| {
             ["tokio::spawn", "task::spawn(", "JoinSet", "TaskTracker", "thread::spawn"]
                 .iter()
                 .any(|word| line.contains(word))
@@ -116,7 +117,7 @@ fn only_the_wiring_spawns() {
 #[test]
 fn the_environment_is_read_in_one_place() {
     refuse(
-        body_lines(&["ext-proc/src/args.rs", "ext-proc/src/telemetry.rs"], |line| {
+        body_lines(&["controller/src/args.rs", "ext-proc/src/args.rs", "ext-proc/src/telemetry.rs"], |line| {
             line.contains("std::env") || line.contains("env::var")
         }),
         "Settings are flags (args.rs) or OTEL_* (telemetry.rs), so that --help is the truth. Pass a value:",

@@ -19,7 +19,8 @@ pub(crate) fn conditions(pass: &Pass<'_>, tally: &Tally, draft: &Draft) -> Vec<C
     let available = tally.is_available();
     let held = pass.rollout.paused && tally.to_update > 0;
     let stalled = !draft.obstacles.is_empty();
-    let settled = tally.is_settled();
+    // Pods that are about to go are not as the spec says, however many are ready.
+    let settled = tally.is_settled() && draft.deletes.is_empty();
     let ready = settled && tally.to_update == 0 && !stalled;
     let ready_groups = format!("{} of {} groups are ready", tally.available, tally.wanted);
     let all_ready = "All Serving groups are ready".to_owned();

@@ -86,6 +86,7 @@ fn reload_failures_exist_before_the_first() {
         found,
         [
             "kthena_router_reload_failures_total{source=\"certificate\"} 1",
+            "kthena_router_reload_failures_total{source=\"cluster\"} 0",
             "kthena_router_reload_failures_total{source=\"config-dir\"} 0",
             "kthena_router_reload_failures_total{source=\"scheduler-config\"} 0",
             "kthena_router_reload_failures_total{source=\"tokenizers\"} 0",
