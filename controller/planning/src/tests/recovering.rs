@@ -215,7 +215,8 @@ fn an_excess_pod_goes() {
     pod.facts.uid = "uid-x".to_owned();
     world.pods.insert(pod.facts.name.clone(), pod);
     world.settle();
-    assert_eq!(world.log, ["delete pod llm-0-prefill-0-7"]);
+    let status = "status replicas=2 updated=2 available=2 forming=[] recoveries=0";
+    assert_eq!(world.log, [status, "delete pod llm-0-prefill-0-7", status], "not Ready while it is there");
 }
 
 #[test]
