@@ -9,6 +9,7 @@ mod kinds;
 mod kubelet;
 mod leader_worker_sets;
 mod lifecycle;
+mod manifests;
 mod operator;
 mod partition;
 mod picker;

@@ -1,0 +1,138 @@
+//! `deploy/controller/operator.yaml`: accepted as it is, and its rights are enough.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use controller_api::leader_worker_set::LeaderWorkerSet;
+use controller_api::v1alpha1::model_serving::ModelServing;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use serde_json::{Value, json};
+use tests::cluster::control_plane::{ControlPlane, ControlPlaneOptions};
+use tests::cluster::kubelet::Kubelet;
+use tests::cluster::namespace::Namespace;
+use tests::cluster::operator::OperatorOptions;
+use tests::poll;
+use tests::scratch::Scratch;
+
+use crate::stage::{SOON, condition, role, spec, template};
+
+const MANIFESTS: &str = include_str!("../../deploy/controller/operator.yaml");
+const HOME: &str = "kthena-system";
+const ACCOUNT: &str = "system:serviceaccount:kthena-system:kthena-controller-manager";
+
+/// Applies every object. Nobody answers the webhook here, so the API server is only asked whether it would take it.
+async fn install(plane: &ControlPlane) -> Result<usize> {
+    let client = plane.client().await?;
+    let mut applied = 0;
+    for document in MANIFESTS.split("\n---\n") {
+        let object: DynamicObject = serde_saphyr::from_str(document)?;
+        let types = object.types.clone().context("an object has a kind")?;
+        let (name, namespace) = (object.metadata.name.clone().unwrap_or_default(), object.metadata.namespace.clone());
+        let resource = ApiResource::from_gvk(&kube::core::GroupVersionKind::try_from(&types)?);
+        let api: Api<DynamicObject> = match &namespace {
+            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+            None => Api::all_with(client.clone(), &resource),
+        };
+        let mut params = PatchParams::apply("a-test").validation_strict();
+        params.dry_run = types.kind == "ValidatingWebhookConfiguration";
+        api.patch(&name, &params, &Patch::Apply(&object))
+            .await
+            .with_context(|| format!("the API server refuses {} {name}", types.kind))?;
+        applied += 1;
+    }
+    Ok(applied)
+}
+
+/// A kubeconfig that acts as the operator's service account.
+fn kubeconfig(plane: &ControlPlane, scratch: &Scratch) -> Result<PathBuf> {
+    let mut kubeconfig: Value = serde_json::from_str(&std::fs::read_to_string(plane.kubeconfig())?)?;
+    kubeconfig["users"][0]["user"]["as"] = json!(ACCOUNT);
+    let path = scratch.file("kubeconfig");
+    std::fs::write(&path, kubeconfig.to_string())?;
+    Ok(path)
+}
+
+async fn client(kubeconfig: &Path) -> Result<kube::Client> {
+    let options = KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(Kubeconfig::read_from(kubeconfig)?, &options).await?;
+    Ok(kube::Client::try_from(config)?)
+}
+
+async fn wait_available(namespace: &Namespace, name: &str, generation: i64) -> Result<()> {
+    poll::until(&format!("{name} to be available at generation {generation}"), SOON, async || {
+        let status = namespace.api::<ModelServing>().get_opt(name).await.ok()??.status?;
+        let ready = condition(&status, "Ready") == Some(true);
+        (status.observed_generation >= generation && ready).then_some(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn the_manifests_are_accepted_and_their_rights_are_enough() -> Result<()> {
+    let plane = ControlPlaneOptions::default().start().await?;
+    assert_eq!(install(&plane).await?, MANIFESTS.matches("\nkind: ").count());
+    let scratch = Scratch::new("operator-rights")?;
+    let kubeconfig = kubeconfig(&plane, &scratch)?;
+    let refused = Api::<Secret>::all(client(&kubeconfig).await?).list(&ListParams::default()).await;
+    assert!(
+        matches!(&refused, Err(kube::Error::Api(status)) if status.code == 403),
+        "the account is an administrator: {refused:?}"
+    );
+    let operator = OperatorOptions::new(kubeconfig)
+        .flag("--leader-elect", true)
+        .flag("--enable-webhook", true)
+        .flag("--port", 0)
+        .env("POD_NAMESPACE", HOME)
+        .start()
+        .await?;
+    let story = async {
+        let namespace = plane.namespace("rights").await?;
+        let _kubelet = Kubelet::start(&namespace);
+        let api = namespace.api::<ModelServing>();
+        let mut wanted = spec(2, &[role("prefill", 1, 1)]);
+        wanted["schedulerName"] = json!("volcano");
+        let serving = json!({
+            "apiVersion": "workload.serving.volcano.sh/v1alpha1", "kind": "ModelServing",
+            "metadata": {"name": "llm"}, "spec": wanted,
+        });
+        api.create(&PostParams::default(), &serde_json::from_value(serving)?).await?;
+        wait_available(&namespace, "llm", 1).await?;
+        // Deletes of each kind, a rollout, and a revision too many.
+        let smaller = json!({"spec": {"replicas": 1, "revisionHistoryLimit": 0}});
+        api.patch("llm", &PatchParams::default(), &Patch::Merge(smaller)).await?;
+        wait_available(&namespace, "llm", 2).await?;
+        let image = json!([{
+            "op": "replace", "path": "/spec/template/roles/0/entryTemplate/spec/containers/0/image", "value": "engine:2",
+        }]);
+        let image = Patch::Json::<ModelServing>(serde_json::from_value(image)?);
+        api.patch("llm", &PatchParams::default(), &image).await?;
+        wait_available(&namespace, "llm", 3).await?;
+        namespace.api::<Pod>().delete("llm-0-prefill-0-1", &DeleteParams::default()).await?;
+
+        let set = json!({
+            "apiVersion": "leaderworkerset.x-k8s.io/v1", "kind": "LeaderWorkerSet", "metadata": {"name": "set"},
+            "spec": {"replicas": 1, "leaderWorkerTemplate": {"size": 2, "workerTemplate": template("engine:1")}},
+        });
+        namespace.api::<LeaderWorkerSet>().create(&PostParams::default(), &serde_json::from_value(set)?).await?;
+        wait_available(&namespace, "set", 1).await?;
+        poll::until("the set's status", SOON, async || {
+            let status = namespace.api::<LeaderWorkerSet>().get("set").await.ok()?.status?;
+            (status.ready_replicas == 1).then_some(())
+        })
+        .await?;
+
+        let client = namespace.client();
+        let leases: Api<Lease> = Api::namespaced(client.clone(), HOME);
+        leases.get("lease.kthena.controller-manager").await.context("no Lease")?;
+        let secrets: Api<Secret> = Api::namespaced(client, HOME);
+        secrets.get("kthena-controller-manager-webhook-certs").await.context("no certificate")?;
+        anyhow::Ok(())
+    };
+    story.await.with_context(|| format!("the operator said:\n{}", operator.log()))?;
+    let refused = operator.log().to_lowercase();
+    assert!(!refused.contains("forbidden"), "{refused}");
+    Ok(())
+}
