@@ -21,6 +21,9 @@ const FIELD_MANAGER: &str = "kthena-cli";
 /// The longest that one call may take.
 const CALL: Duration = Duration::from_secs(30);
 
+/// How often a change is tried while only the status is written in between.
+const CHANGE_ATTEMPTS: u32 = 10;
+
 /// ModelServings that an error lists.
 const LISTED: u32 = 10;
 
@@ -76,19 +79,38 @@ impl Cluster {
         Ok(History::read(serving, &revisions))
     }
 
-    /// Merges `change` into the ModelServing, if it is still as `serving`.
+    /// Merges `change` into the ModelServing, if it still asks for what `serving` does. That its status was written in
+    /// between, as it is all the time during a rollout, does not matter.
     pub(crate) async fn change(&self, serving: &ModelServing, mut change: Value) -> Result<()> {
         let name = serving.metadata.name.as_deref().unwrap_or_default();
-        if let Some(fields) = change.as_object_mut() {
-            let metadata = fields.entry("metadata").or_insert_with(|| Value::Object(serde_json::Map::new()));
-            if let Some(metadata) = metadata.as_object_mut() {
-                metadata.insert("resourceVersion".to_owned(), serving.metadata.resource_version.clone().into());
-            }
-        }
         let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let servings = self.servings();
-        self.call(servings.patch(name, &parameters, &Patch::Merge(change))).await?;
-        Ok(())
+        let mut version = serving.metadata.resource_version.clone();
+        for _ in 0..CHANGE_ATTEMPTS {
+            if let Some(fields) = change.as_object_mut() {
+                let metadata = fields.entry("metadata").or_insert_with(|| Value::Object(serde_json::Map::new()));
+                if let Some(metadata) = metadata.as_object_mut() {
+                    metadata.insert("resourceVersion".to_owned(), version.into());
+                }
+            }
+            let patch = Patch::Merge(&change);
+            let answer = self.call(async { Ok(servings.patch(name, &parameters, &patch).await) }).await?;
+            match answer {
+                Ok(_) => return Ok(()),
+                Err(kube::Error::Api(status)) if status.code == 409 => {
+                    let now = self.serving(name).await?;
+                    let same = now.metadata.uid == serving.metadata.uid
+                        && now.metadata.generation == serving.metadata.generation
+                        && now.metadata.annotations == serving.metadata.annotations;
+                    if !same {
+                        break;
+                    }
+                    version = now.metadata.resource_version;
+                }
+                Err(error) => return Err(self.explain(error)),
+            }
+        }
+        Err(anyhow!("somebody changed it at the same moment: run the command again"))
     }
 
     /// Waits for an answer, with a deadline.
@@ -102,9 +124,6 @@ impl Cluster {
 
     fn explain(&self, error: kube::Error) -> anyhow::Error {
         match error {
-            kube::Error::Api(status) if status.code == 409 => {
-                anyhow!("somebody changed it at the same moment: run the command again")
-            }
             kube::Error::Api(status) if status.code == 404 => anyhow!(
                 "{} does not know the kind {}: install the CustomResourceDefinitions (kubectl apply --server-side -f deploy/crds)",
                 self.url,
