@@ -29,7 +29,7 @@ fn serving(store: &Store, key: &Key) -> Option<Value> {
         Serving::Good(serving) => {
             let uid = serving.metadata.uid.as_deref().unwrap_or_default();
             let generation = serving.metadata.generation;
-            let Observed { pods, services, pod_groups, revisions, gangs } = store.observed(uid);
+            let Observed { pods, services, pod_groups, revisions, gangs, attempt: _ } = store.observed(uid);
             let pods: Vec<Value> = pods
                 .iter()
                 .map(|pod| {

@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use controller_api::conditions;
 use controller_api::v1alpha1::model_serving::{ModelServing, ModelServingStatus};
 use kube::Resource;
 use kube::api::ObjectMeta;
 use parking_lot::Mutex;
+use planning::observed::Attempt;
 use planning::plan::{Event, Plan, Step, Write};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -34,6 +36,15 @@ pub struct Reconciler {
     metrics: Arc<Metrics>,
     sets: Arc<LeaderWorkerSets>,
     settling: Mutex<HashMap<Key, Settling>>,
+    attempts: Mutex<HashMap<Key, Attempted>>,
+}
+
+/// The last plan that was carried out, or was tried to.
+#[derive(Clone, Debug)]
+struct Attempted {
+    uid: Option<String>,
+    generation: Option<i64>,
+    outcome: Attempt,
 }
 
 /// A status whose counts alone are out of date.
@@ -53,7 +64,7 @@ impl Reconciler {
         metrics: Arc<Metrics>,
         sets: Arc<LeaderWorkerSets>,
     ) -> Self {
-        Self { store, cluster, events, metrics, sets, settling: Mutex::default() }
+        Self { store, cluster, events, metrics, sets, settling: Mutex::default(), attempts: Mutex::default() }
     }
 
     /// One pass.
@@ -69,6 +80,7 @@ impl Reconciler {
         let serving = match serving {
             None => {
                 self.settling.lock().remove(key);
+                self.attempts.lock().remove(key);
                 return ("gone", Outcome::Gone);
             }
             Some(Serving::Bad { uid, error }) => {
@@ -81,7 +93,8 @@ impl Reconciler {
             }
             Some(Serving::Good(serving)) => serving,
         };
-        let observed = self.store.observed(serving.metadata.uid.as_deref().unwrap_or_default());
+        let mut observed = self.store.observed(serving.metadata.uid.as_deref().unwrap_or_default());
+        observed.attempt = self.attempt(key, &serving);
         let now = jiff::Timestamp::now();
         let Plan { steps, wake_at } = planning::plan(&serving, &observed, now);
         drop(observed);
@@ -95,6 +108,7 @@ impl Reconciler {
         }
         match self.cluster.apply(key, &serving, steps).await {
             Ok(()) => {
+                self.attempted(key, &serving, Attempt::Unhindered);
                 // The watch wakes nobody when it tells what we wrote.
                 self.sets.served(std::slice::from_ref(key));
                 ("written", Outcome::Again)
@@ -146,13 +160,29 @@ impl Reconciler {
                 info!(%key, %failure, "A pass failed; it is tried again.");
                 return ("failed", Outcome::Failed);
             }
-            Failure::Refused(_) => "WriteRefused",
-            Failure::NameTaken { .. } => "NameTaken",
+            Failure::Refused(_) => conditions::WRITE_REFUSED,
+            Failure::NameTaken { .. } => conditions::NAME_TAKEN,
         };
         warn!(%key, %failure, "A write is refused.");
-        let event = Event { warning: true, reason, action: "Write", message: failure.to_string() };
-        self.events.tell(serving, event);
-        ("refused", Outcome::Refused)
+        let before = self.attempted(key, serving, Attempt::Refused { reason, message: failure.to_string() });
+        // The next pass says it in the status, at once. Every further one waits.
+        let news = !matches!(before, Attempt::Refused { .. });
+        ("refused", if news { Outcome::Again } else { Outcome::Refused })
+    }
+
+    /// How the last plan for this spec fared.
+    fn attempt(&self, key: &Key, serving: &ModelServing) -> Attempt {
+        let Some(last) = self.attempts.lock().get(key).cloned() else { return Attempt::Unknown };
+        let same = last.uid == serving.metadata.uid && last.generation == serving.metadata.generation;
+        if same { last.outcome } else { Attempt::Unhindered }
+    }
+
+    /// Keeps how a plan fared. Returns how the one before did.
+    fn attempted(&self, key: &Key, serving: &ModelServing, outcome: Attempt) -> Attempt {
+        let before = self.attempt(key, serving);
+        let ObjectMeta { uid, generation, .. } = serving.metadata.clone();
+        self.attempts.lock().insert(key.clone(), Attempted { uid, generation, outcome });
+        before
     }
 
     fn complain(&self, key: &Key, uid: &str, error: &str) {

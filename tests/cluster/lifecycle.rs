@@ -172,7 +172,7 @@ async fn a_foreign_pod_with_our_label_is_let_alone() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_foreign_pod_that_has_our_pods_name_is_named_in_an_event() -> Result<()> {
+async fn a_foreign_pod_that_has_our_pods_name_stalls_and_is_named() -> Result<()> {
     let stage = Stage::new("taken").await?;
     let image = json!({"containers": [{"name": "engine", "image": "engine:1"}]});
     stage.create_pod(json!({"metadata": {"name": "llm-0-prefill-0-0"}, "spec": image})).await?;
@@ -188,10 +188,12 @@ async fn a_foreign_pod_that_has_our_pods_name_is_named_in_an_event() -> Result<(
     })
     .await?;
     assert_eq!(told.regarding.and_then(|object| object.name).as_deref(), Some("llm"));
+    assert_eq!(condition(&stage.status("llm").await?, "Stalled"), Some(true));
     assert_eq!(stage.uids().await?.get("llm-0-prefill-0-0"), Some(&foreign));
     stage.delete_pod("llm-0-prefill-0-0").await?;
     stage.wait_done("llm").await?;
-    assert_eq!(condition(&stage.status("llm").await?, "Available"), Some(true));
+    let status = stage.status("llm").await?;
+    assert_eq!((condition(&status, "Available"), condition(&status, "Stalled")), (Some(true), None));
     Ok(())
 }
 

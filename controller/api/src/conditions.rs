@@ -34,3 +34,5 @@ pub const UNREADABLE_REVISION: &str = "UnreadableRevision";
 pub const PLUGIN_FAILED: &str = "PluginFailed";
 /// Reason of [`STALLED`]: something else has the name of an object that is needed.
 pub const NAME_TAKEN: &str = "NameTaken";
+/// Reason of [`STALLED`]: the API server refuses a write, and will until somebody changes something: a quota, a right.
+pub const WRITE_REFUSED: &str = "WriteRefused";

@@ -125,6 +125,11 @@ impl Draft {
         }
     }
 
+    /// Anything but a status is to be written.
+    pub(crate) fn writes_anything(&self) -> bool {
+        !(self.deletes.is_empty() && self.gangs.is_empty() && self.builds.is_empty() && self.leftovers.is_empty())
+    }
+
     /// Deletes `pods`.
     pub(crate) fn delete<'p>(&mut self, pods: impl Iterator<Item = &'p PodFacts>) {
         self.deletes.extend(pods.map(|pod| Deletion {

@@ -54,13 +54,14 @@ use std::collections::BTreeSet;
 use controller_api::v1alpha1::model_serving::{ModelServing, ModelServingStatus};
 use controller_api::{conditions as words, labels};
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::change::Rollout;
 use crate::draft::{Draft, Obstacle, Pass};
 use crate::forming::Forming;
 use crate::limits::Limits;
 use crate::lineage::Lineage;
-use crate::observed::{GangSupport, Observed};
+use crate::observed::{Attempt, GangSupport, Observed};
 use crate::plan::{Event, Plan, Step, Write};
 use crate::recovery::Recoveries;
 use crate::revision::{History, Revision, Target, with_scaling_of};
@@ -156,8 +157,27 @@ fn find_unreadable(history: &History, observed: &Observed, draft: &mut Draft) {
     }
 }
 
+/// What the last attempt was refused: as long as there is something to write, it stands in the way.
+fn refused(pass: &Pass<'_>) -> Option<Obstacle> {
+    match &pass.observed.attempt {
+        Attempt::Unhindered => None,
+        Attempt::Refused { reason, message } => Some(Obstacle::new(reason, message.clone())),
+        Attempt::Unknown => {
+            let stalled = |condition: &&Condition| {
+                condition.type_ == words::STALLED && condition.observed_generation == pass.serving.metadata.generation
+            };
+            let said = pass.status.conditions.iter().find(stalled)?;
+            let reason = [words::NAME_TAKEN, words::WRITE_REFUSED].into_iter().find(|reason| *reason == said.reason)?;
+            Some(Obstacle::new(reason, said.message.clone()))
+        }
+    }
+}
+
 /// The draft in the order of the steps.
 fn assemble(pass: &Pass<'_>, topology: &Topology<'_>, history: &History, target: Target, mut draft: Draft) -> Plan {
+    if target.create.is_some() || draft.writes_anything() {
+        draft.obstacles.extend(refused(pass));
+    }
     let tally = Tally::of(pass, topology, draft.changing);
     let status = status::status(pass, topology, &tally, &mut draft);
     for deletion in surplus(pass, history, &status) {

@@ -19,6 +19,27 @@ pub struct Observed {
     pub revisions: Vec<Arc<ControllerRevision>>,
     /// Whether gangs can be asked for.
     pub gangs: GangSupport,
+    /// How the last plan for this generation of the spec fared.
+    pub attempt: Attempt,
+}
+
+/// How the last plan for a generation of the spec fared. All that a plan depends on and that no object says for sure:
+/// so it is not lost with the process, it is in the status as `Stalled` too.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Attempt {
+    /// This process has carried none out yet: what the status says of it holds.
+    #[default]
+    Unknown,
+    /// Nothing stood in its way, or the spec is new.
+    Unhindered,
+    /// A write was refused, and will be until a person changes something.
+    Refused {
+        /// [`NAME_TAKEN`](controller_api::conditions::NAME_TAKEN) or
+        /// [`WRITE_REFUSED`](controller_api::conditions::WRITE_REFUSED).
+        reason: &'static str,
+        /// For a person: what was refused, and why.
+        message: String,
+    },
 }
 
 /// Which of Volcano's `PodGroup` fields the cluster knows.

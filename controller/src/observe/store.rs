@@ -18,7 +18,7 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::Resource;
 use parking_lot::Mutex;
-use planning::observed::{GangSupport, Observed, PodFacts, PodGroupFacts, ServiceFacts};
+use planning::observed::{Attempt, GangSupport, Observed, PodFacts, PodGroupFacts, ServiceFacts};
 use planning::plan::ChildKind;
 
 pub use family::{Change, Family};
@@ -180,6 +180,7 @@ impl Store {
             pod_groups: families.pod_groups.of(owner),
             revisions: families.revisions.of(owner),
             gangs,
+            attempt: Attempt::Unknown,
         }
     }
 

@@ -5,6 +5,8 @@ use controller_api::v1alpha1::model_serving::RoleStatus;
 use super::fixtures::{Adjectives as _, serving, set_image, set_role};
 use super::world::World;
 use crate::conditions::holds;
+use crate::observed::Attempt;
+use crate::plan::Write;
 
 fn reasons(world: &World) -> Vec<&str> {
     world.events.iter().map(|event| event.reason).collect()
@@ -152,4 +154,40 @@ fn a_serving_that_is_being_deleted_is_left_to_the_garbage_collector() {
     let mut world = World::new(serving(3).role("prefill", 1, 0));
     world.serving.metadata.deletion_timestamp = Some(world.now.into());
     assert!(world.lines().is_empty());
+}
+
+#[test]
+fn a_refused_write_stalls_until_it_is_taken() {
+    let mut world = World::new(serving(1).role("prefill", 1, 0));
+    let message = "Pod llm-0-prefill-0-0: exceeded quota".to_owned();
+    world.attempt = Attempt::Refused { reason: "WriteRefused", message: message.clone() };
+    world.lives = Some(2);
+    assert!(!world.pass(), "the status is written, the pod is not");
+    assert_eq!(condition(&world, "Stalled").map(|(holds, reason, _)| (holds, reason)).unwrap().1, "WriteRefused");
+    assert_eq!(condition(&world, "Reconciling"), None);
+    assert_eq!(condition(&world, "Ready").unwrap().0, "False");
+    let stalled = world.events.iter().find(|event| event.reason == "Stalled").unwrap();
+    assert!(stalled.warning && stalled.message == message);
+
+    // A process that has just started goes by the status, and writes none.
+    (world.attempt, world.lives) = (Attempt::Unknown, None);
+    assert!(world.plan().steps.iter().flat_map(|step| &step.writes).all(|write| !matches!(write, Write::Status(_))));
+    world.pass();
+    assert_eq!(world.count("create pod"), 1);
+    world.attempt = Attempt::Unhindered;
+    world.settle();
+    assert_eq!(condition(&world, "Stalled"), None);
+    assert_eq!(condition(&world, "Ready").unwrap().0, "True");
+}
+
+#[test]
+fn a_refusal_of_an_older_spec_says_nothing_of_the_new_one() {
+    let mut world = World::new(serving(1).role("prefill", 1, 0));
+    world.attempt = Attempt::Refused { reason: "NameTaken", message: "Pod llm-0-prefill-0-0 belongs to nobody".into() };
+    world.lives = Some(2);
+    world.pass();
+    (world.attempt, world.lives) = (Attempt::Unknown, None);
+    world.edit(|spec| set_role(spec, "prefill", 0));
+    world.settle();
+    assert_eq!(condition(&world, "Stalled"), None);
 }

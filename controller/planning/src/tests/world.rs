@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::ControllerRevision;
 
 use crate::objects::{pod_facts, pod_group_facts, service_facts};
-use crate::observed::{GangSupport, Observed, PodFacts, PodGroupFacts, PodHealth, ServiceFacts};
+use crate::observed::{Attempt, GangSupport, Observed, PodFacts, PodGroupFacts, PodHealth, ServiceFacts};
 use crate::plan::{ChildKind, Deletion, Event, Plan, Write};
 use crate::{names, plan};
 
@@ -20,6 +20,7 @@ pub(super) struct World {
     pub(super) pod_groups: BTreeMap<String, PodGroupFacts>,
     pub(super) revisions: BTreeMap<String, ControllerRevision>,
     pub(super) gangs: GangSupport,
+    pub(super) attempt: Attempt,
     pub(super) now: Timestamp,
     /// Writes until the process ends; it never does without.
     pub(super) lives: Option<usize>,
@@ -51,6 +52,7 @@ impl World {
             pod_groups: BTreeMap::new(),
             revisions: BTreeMap::new(),
             gangs: GangSupport::Absent,
+            attempt: Attempt::Unknown,
             now: Timestamp::from_second(1_750_000_000).unwrap(),
             lives: None,
             log: Vec::new(),
@@ -84,6 +86,7 @@ impl World {
             pod_groups: self.pod_groups.values().cloned().map(Arc::new).collect(),
             revisions: self.revisions.values().cloned().map(Arc::new).collect(),
             gangs: self.gangs,
+            attempt: self.attempt.clone(),
         }
     }
 
