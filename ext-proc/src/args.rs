@@ -57,6 +57,14 @@ pub struct Args {
         help_heading = "Ports (0 is chosen by the system)"
     )]
     pub grpc_port: u16,
+    /// The step before the route: says a request's model in `x-gateway-model-name`; without a port it is not served
+    #[arg(
+        long,
+        env = "KTHENA_MODEL_NAME_PORT",
+        value_name = "PORT",
+        help_heading = "Ports (0 is chosen by the system)"
+    )]
+    pub model_name_port: Option<u16>,
     /// gRPC health
     #[arg(
         long,

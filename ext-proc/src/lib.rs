@@ -22,6 +22,7 @@ pub mod kv_events;
 pub mod listen;
 mod manifest;
 pub mod metrics;
+pub mod model_name;
 pub mod observer;
 pub mod openai;
 pub mod pools;

@@ -25,6 +25,7 @@ use scheduling::{PoolName, RefusalKind};
 
 use crate::fleet::Fleet;
 use crate::kv_events::KvMetrics;
+use crate::model_name::ModelNameMetrics;
 use crate::tokens::TokenMetrics;
 use fleet::{EndpointCounters, FleetCollector};
 use labels::{DurationLabels, KnownModels, ModelLabels, ModelName, ReasonLabels, RequestLabels, SourceLabels, Trace};
@@ -121,6 +122,8 @@ pub struct Metrics {
     pub kv_events: Arc<KvMetrics>,
     /// Where the token ids of prompts come from.
     pub tokens: Arc<TokenMetrics>,
+    /// What the step before the route has done.
+    pub model_names: Arc<ModelNameMetrics>,
     prefill: PrefillMetrics,
 }
 
@@ -151,6 +154,7 @@ impl Metrics {
             duplicates: Counter::default(),
             kv_events: Arc::default(),
             tokens: Arc::default(),
+            model_names: Arc::default(),
             prefill: PrefillMetrics::default(),
             fleet,
         };
@@ -208,6 +212,7 @@ impl Metrics {
         );
         self.kv_events.register(registry);
         self.tokens.register(registry);
+        self.model_names.register(registry);
         self.prefill.register(registry);
         let spans = [
             ("trace_spans_ended", "Sampled spans that ended", &counters.spans_ended),

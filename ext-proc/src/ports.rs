@@ -14,6 +14,8 @@ pub struct Addresses {
     pub grpc: SocketAddr,
     /// `ext_proc` for one pool each (`--pool-port`).
     pub pools: Vec<(PoolName, SocketAddr)>,
+    /// The step before the route (`--model-name-port`).
+    pub model_name: Option<SocketAddr>,
     /// gRPC health.
     pub grpc_health: SocketAddr,
     /// `/metrics`, `/healthz`, `/readyz`.
@@ -27,6 +29,7 @@ pub struct Addresses {
 pub(crate) struct Listeners {
     /// The first is the one without a pool.
     pub(crate) grpc: Vec<(Option<PoolName>, TcpListener)>,
+    pub(crate) model_name: Option<TcpListener>,
     pub(crate) grpc_health: TcpListener,
     pub(crate) metrics: TcpListener,
     pub(crate) debug: TcpListener,
@@ -35,7 +38,7 @@ pub(crate) struct Listeners {
 impl Listeners {
     /// Where.
     pub(crate) fn addresses(&self) -> anyhow::Result<Addresses> {
-        let Self { grpc, grpc_health, metrics, debug } = self;
+        let Self { grpc, model_name, grpc_health, metrics, debug } = self;
         let mut first = None;
         let mut pools = Vec::new();
         for (pool, listener) in grpc {
@@ -47,6 +50,7 @@ impl Listeners {
         Ok(Addresses {
             grpc: first.context("no ext_proc port")?,
             pools,
+            model_name: model_name.as_ref().map(TcpListener::local_addr).transpose()?,
             grpc_health: grpc_health.local_addr()?,
             metrics: metrics.local_addr()?,
             debug: debug.local_addr()?,
@@ -58,7 +62,7 @@ impl Addresses {
     /// The first log line: whoever starts the picker with ports of 0 reads them here.
     pub(crate) fn log(&self) {
         // Not `debug`: the log macro has a function of that name.
-        let Self { grpc, pools, grpc_health, metrics, debug: debug_address } = self;
+        let Self { grpc, pools, model_name, grpc_health, metrics, debug: debug_address } = self;
         let pools: Vec<String> = pools.iter().map(|(pool, address)| format!("{pool}={address}")).collect();
         info!(
             grpcAddress = %grpc,
@@ -66,6 +70,7 @@ impl Addresses {
             metricsAddress = %metrics,
             debugAddress = %debug_address,
             poolAddresses = pools.join(","),
+            modelNameAddress = model_name.map(tracing::field::display),
             "Listening."
         );
     }

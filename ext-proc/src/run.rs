@@ -175,6 +175,7 @@ impl Picker {
             pool_port,
             bind_address,
             grpc_port,
+            model_name_port,
             grpc_health_port,
             metrics_port,
             debug_port,
@@ -222,8 +223,13 @@ impl Picker {
         for PoolPort { pool, port } in pool_port {
             grpc.push((Some(pool), bind(bind_address, port).await.context("--pool-port")?));
         }
+        let model_name = match model_name_port {
+            Some(port) => Some(bind(bind_address, port).await.context("--model-name-port")?),
+            None => None,
+        };
         let listeners = Listeners {
             grpc,
+            model_name,
             grpc_health: bind(bind_address, grpc_health_port).await.context("--grpc-health-port")?,
             metrics: bind(bind_address, metrics_port).await.context("--metrics-port")?,
             debug: bind(IpAddr::V4(Ipv4Addr::LOCALHOST), debug_port).await.context("--debug-port")?,
@@ -275,7 +281,7 @@ impl Picker {
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
         let Self {
             addresses: _,
-            listeners: Listeners { grpc, grpc_health, metrics: metrics_listener, debug: debug_listener },
+            listeners: Listeners { grpc, model_name, grpc_health, metrics: metrics_listener, debug: debug_listener },
             certificate,
             tls,
             source,
@@ -300,6 +306,12 @@ impl Picker {
             let routes = Routes::new(service.into_server()).add_service(health::server(readiness.clone()));
             let incoming = connections(listener, certificate.clone(), tls);
             exchanges.spawn("ext_proc", serve_grpc(routes, incoming, stop.clone().cancelled_owned()));
+        }
+        if let Some(listener) = model_name {
+            let names = service.model_names(Arc::clone(&metrics.model_names));
+            let routes = Routes::new(names.into_server()).add_service(health::server(readiness.clone()));
+            let incoming = connections(listener, certificate.clone(), tls);
+            exchanges.spawn("model names", serve_grpc(routes, incoming, stop.clone().cancelled_owned()));
         }
 
         // What follows lives until the process ends: it must answer while exchanges drain.

@@ -18,6 +18,7 @@ use crate::duplicates::Duplicates;
 use crate::exchange::{BodySend, Modes, Rules};
 use crate::fleet::Fleet;
 use crate::hold::Holder;
+use crate::model_name::{ModelNameMetrics, ModelNames};
 use crate::observer::Observer;
 use crate::pools::POOL_METADATA;
 use crate::prefill::{Alongside, Client};
@@ -35,9 +36,6 @@ pub const MODE_OVERRIDE_METADATA: &str = "x-kthena-mode-override";
 /// gRPC metadata that says that the filter has `response_trailer_mode: SEND` (value `send`): then
 /// the stream lives exactly as long as the HTTP request, and no load is held for an estimate.
 pub const RESPONSE_TRAILERS_METADATA: &str = "x-kthena-response-trailers";
-
-/// Bytes of a gRPC message besides the body in it: headers, attributes and metadata.
-const MESSAGE_SLACK: usize = 1 << 20;
 
 /// How the protocol behaves.
 #[derive(Clone, Debug)]
@@ -137,12 +135,17 @@ impl Service {
         Arc::clone(&self.shared.alongside)
     }
 
-    /// The service for a tonic server, with room for a whole body in one message: Envoy was seen to
-    /// send 2.5 MB so.
+    /// The service for a tonic server, with room for a whole body in one message.
     #[must_use]
     pub fn into_server(self) -> Server {
-        let limit = self.shared.settings.max_body_size.saturating_add(MESSAGE_SLACK);
+        let limit = self.shared.settings.max_body_size;
         Server::new(self, limit)
+    }
+
+    /// The step before the route, by the same rules.
+    #[must_use]
+    pub fn model_names(&self, metrics: Arc<ModelNameMetrics>) -> ModelNames {
+        ModelNames::new(self.rules(false), Arc::clone(&self.shared.fleet), metrics)
     }
 
     fn rules(&self, mode_override: bool) -> Rules {

@@ -57,7 +57,7 @@ pub fn response(message: Message) -> (ProcessingResponse, Option<Message>) {
             return (part.into_response(), (!chunks.is_done()).then_some(Message::RequestChunks(chunks)));
         }
         Message::RequestTrailers(answer) => {
-            let metadata = answer.map(|answer| metadata(answer.destination));
+            let metadata = answer.and_then(|answer| answer.destination).map(metadata);
             with_metadata(Part::RequestTrailers(TrailersResponse::default()), metadata)
         }
         Message::ResponseHeaders => Part::ResponseHeaders(HeadersResponse::default()).into_response(),
@@ -118,12 +118,12 @@ fn decided(answer: Option<Box<Answer>>) -> (Option<CommonResponse>, Option<Struc
     let Some(answer) = answer else { return (None, None) };
     let Answer { destination, set, remove, body: _, content_length, clear_route_cache } = *answer;
     let mut set_headers = Vec::with_capacity(1 + set.len() + usize::from(content_length.is_some()));
-    set_headers.push(set_header(steering::DESTINATION, destination.clone()));
+    set_headers.extend(destination.clone().map(|destination| set_header(steering::DESTINATION, destination)));
     set_headers.extend(set.into_iter().map(|(name, value)| set_header(name, value)));
     set_headers.extend(content_length.map(|length| set_header("content-length", length.to_string())));
     let mutation = HeaderMutation { set_headers, remove_headers: remove.into_iter().map(str::to_owned).collect() };
     let common = CommonResponse { header_mutation: Some(mutation), clear_route_cache, ..CommonResponse::default() };
-    (Some(common), Some(metadata(destination)))
+    (Some(common), destination.map(metadata))
 }
 
 /// Only `raw_value`: Envoy refuses a header that has both.

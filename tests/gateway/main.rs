@@ -7,6 +7,7 @@
 //! | bodies byte for byte, rewritten and not; headers and trailers | `bodies.rs`, `steering.rs` |
 //! | lists, subsets, served endpoints | `endpoints.rs` |
 //! | what clients get when there is no endpoint for them | `refusals.rs` |
+//! | the model in a header, before the route is chosen | `model_name.rs` |
 //! | engines that are all full | `saturation.rs` |
 //! | one request in two streams | `repetition.rs` |
 //! | clients that go away, pickers that are down, hang or drain | `failures.rs` |
@@ -23,6 +24,7 @@ mod endpoints;
 mod failures;
 mod harness;
 mod kv_aware;
+mod model_name;
 mod modes;
 mod pair_world;
 mod pairs;

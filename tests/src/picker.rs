@@ -110,10 +110,11 @@ impl PickerOptions {
             let address = |name: &str| -> Option<SocketAddr> {
                 line.get(name).or_else(|| line.get("fields")?.get(name))?.as_str()?.parse().ok()
             };
-            Some([address("grpcAddress")?, address("metricsAddress")?, address("debugAddress")?])
+            let ports = [address("grpcAddress")?, address("metricsAddress")?, address("debugAddress")?];
+            Some((ports, address("modelNameAddress")))
         };
-        let [grpc, metrics, debug] = process.find_line("its ports", START_DEADLINE, ports).await?;
-        Ok(Picker { process, grpc, metrics, debug })
+        let ([grpc, metrics, debug], model_name) = process.find_line("its ports", START_DEADLINE, ports).await?;
+        Ok(Picker { process, grpc, metrics, debug, model_name })
     }
 }
 
@@ -124,6 +125,7 @@ pub struct Picker {
     grpc: SocketAddr,
     metrics: SocketAddr,
     debug: SocketAddr,
+    model_name: Option<SocketAddr>,
 }
 
 impl Picker {
@@ -151,6 +153,12 @@ impl Picker {
     #[must_use]
     pub fn grpc_address(&self) -> SocketAddr {
         self.grpc
+    }
+
+    /// Where Envoy asks before it has a route; there only with `--model-name-port`.
+    #[must_use]
+    pub fn model_name_address(&self) -> Option<SocketAddr> {
+        self.model_name
     }
 
     /// Where `/metrics`, `/healthz` and `/readyz` are.

@@ -201,7 +201,7 @@ impl Routing {
             here(&route.name) && targets.any(|target| routing.servers.contains_key(&target.model_server))
         };
         routing.routes = routes.iter().filter(concerns).map(Arc::clone).collect();
-        routing.routes.sort_by(|one, other| precedence(one).cmp(&precedence(other)));
+        routing.routes.sort_by(|one, other| one.precedence().cmp(&other.precedence()));
         routing
     }
 
@@ -289,6 +289,14 @@ impl Resolution {
     }
 }
 
+impl ModelRoute {
+    /// Sorts routes: oldest first; one of unknown age after all others; then by name.
+    #[must_use]
+    pub fn precedence(&self) -> (bool, Option<i64>, &str) {
+        (self.created.is_none(), self.created, &self.name)
+    }
+}
+
 impl Rule {
     fn matches(&self, request: &Request<'_>, model: &str) -> bool {
         self.body_model.as_ref().is_none_or(|body_model| body_model == model)
@@ -311,11 +319,6 @@ impl StringMatch {
             Self::Regex(regex) => regex.is_match(value),
         }
     }
-}
-
-/// Oldest first; a route of unknown age after all others; then by name.
-fn precedence(route: &ModelRoute) -> (bool, Option<i64>, &str) {
-    (route.created.is_none(), route.created, &route.name)
 }
 
 fn namespace(name: &str) -> Option<&str> {

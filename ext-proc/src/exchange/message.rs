@@ -54,8 +54,8 @@ pub enum BodyChange {
 /// What was decided, as the request shall carry it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
-    /// `ip:port`, or several with commas, best first: header and metadata alike.
-    pub destination: String,
+    /// `ip:port`, or several with commas, best first: header and metadata alike. None: the request is not steered.
+    pub destination: Option<String>,
     /// Further headers to set.
     pub set: Vec<(&'static str, String)>,
     /// Headers to remove; only such as are there.

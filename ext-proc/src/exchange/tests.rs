@@ -74,7 +74,7 @@ impl Driven {
     }
 
     fn decide(&mut self, steps: &mut VecDeque<Step>) {
-        let (destination, body) = ("10.0.0.1:8000".into(), self.new_body.clone());
+        let (destination, body) = (Some("10.0.0.1:8000".into()), self.new_body.clone());
         self.exchange.answer(Answer { destination, body, ..Answer::default() }, steps);
     }
 

@@ -18,18 +18,35 @@ pub(crate) fn pool() -> PoolName {
 
 /// A fleet whose only pool has these endpoints.
 pub(crate) fn fleet(endpoints: &[&str]) -> Fleet {
+    let fleet = Fleet::new(Profile::default());
+    fleet.apply(Event::Declared(declared(endpoints)));
+    fleet
+}
+
+/// A state whose only pool has these endpoints.
+pub(crate) fn declared(endpoints: &[&str]) -> Declared {
     let endpoint = |address: &&str| DeclaredEndpoint {
         address: address.parse().unwrap(),
-        name: Arc::from(*address),
+        name: format!("default/{address}").into(),
         labels: Arc::new(BTreeMap::new()),
         ready: true,
         engine: EngineKind::Vllm,
     };
     let endpoints = endpoints.iter().map(endpoint).collect();
-    let fleet = Fleet::new(Profile::default());
-    let pools = vec![DeclaredPool { name: pool(), picker: None, endpoints }];
-    fleet.apply(Event::Declared(Declared { pools, ..Declared::default() }));
-    fleet
+    Declared { pools: vec![DeclaredPool { name: pool(), picker: None, endpoints }], ..Declared::default() }
+}
+
+/// A ModelServer that selects every pod of its namespace.
+pub(crate) fn server(name: &str) -> ModelServer {
+    ModelServer {
+        name: name.into(),
+        model: None,
+        engine: EngineKind::Vllm,
+        selector: BTreeMap::new(),
+        port: None,
+        pd_group: None,
+        connector: KvConnector::Http,
+    }
 }
 
 /// A fleet that pairs: a decode endpoint at port 1, and prefill endpoints at these ports.
@@ -43,15 +60,8 @@ pub(crate) fn pairs(prefills: &[u16]) -> Fleet {
         engine: EngineKind::Vllm,
     };
     // A server without a port takes the pool's ports, so the pool has them all.
-    let server = ModelServer {
-        name: "default/pd".into(),
-        model: None,
-        engine: EngineKind::Vllm,
-        selector: BTreeMap::new(),
-        port: None,
-        pd_group: Some(PdGroup { group_key: None, prefill_labels: labels("prefill"), decode_labels: labels("decode") }),
-        connector: KvConnector::Http,
-    };
+    let group = PdGroup { group_key: None, prefill_labels: labels("prefill"), decode_labels: labels("decode") };
+    let server = ModelServer { pd_group: Some(group), ..server("default/pd") };
     let fleet = Fleet::new(Profile::default());
     let endpoints =
         std::iter::once(endpoint(1, "decode")).chain(prefills.iter().map(|port| endpoint(*port, "prefill"))).collect();

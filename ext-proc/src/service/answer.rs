@@ -36,7 +36,7 @@ pub(super) fn answer(
     }
     let traceparent = observer.traceparent().map(|value| ("traceparent", value));
     Answer {
-        destination,
+        destination: Some(destination),
         set: traceparent.into_iter().chain(prefiller.map(|address| (steering::PREFILLER, address))).collect(),
         remove,
         body,

@@ -21,6 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::{ProcessStream, Service};
+use crate::model_name::{ModelNames, NameStream};
 
 /// The only method.
 const PROCESS: &str = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";
@@ -79,25 +80,34 @@ pub struct Body {
     pub end_of_stream: bool,
 }
 
-/// A [`Service`] for a tonic server.
+/// A [`Service`], or [`ModelNames`], for a tonic server.
 #[derive(Clone, Debug)]
-pub struct Server {
-    service: Service,
+pub struct Server<S = Service> {
+    service: S,
     /// The most bytes of one message.
     limit: usize,
 }
 
-impl Server {
-    pub(super) fn new(service: Service, limit: usize) -> Self {
-        Self { service, limit }
+/// Bytes of a gRPC message besides the body in it: headers, attributes and metadata.
+const SLACK: usize = 1 << 20;
+
+impl<S> Server<S> {
+    /// With room for a body of `max_body_size` bytes in one message: Envoy was seen to send 2.5 MB so.
+    pub(crate) fn new(service: S, max_body_size: usize) -> Self {
+        Self { service, limit: max_body_size.saturating_add(SLACK) }
     }
 }
 
-impl NamedService for Server {
+impl<S> NamedService for Server<S> {
     const NAME: &'static str = SERVICE_NAME;
 }
 
-impl tower::Service<http::Request<tonic::body::Body>> for Server {
+impl<S> tower::Service<http::Request<tonic::body::Body>> for Server<S>
+where
+    S: StreamingService<ProcessingRequest, Response = ProcessingResponse> + Clone + Send + 'static,
+    S::Future: Send,
+    S::ResponseStream: Send + 'static,
+{
     type Response = http::Response<tonic::body::Body>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
@@ -123,6 +133,16 @@ impl StreamingService<ProcessingRequest> for Service {
     type Response = ProcessingResponse;
     // Boxed: tonic and hyper move it from future to future, and it is large.
     type ResponseStream = Pin<Box<ProcessStream>>;
+    type Future = Ready<Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<ProcessingRequest>>) -> Self::Future {
+        ready(Ok(Response::new(Box::pin(self.process(request)))))
+    }
+}
+
+impl StreamingService<ProcessingRequest> for ModelNames {
+    type Response = ProcessingResponse;
+    type ResponseStream = Pin<Box<NameStream>>;
     type Future = Ready<Result<Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: Request<Streaming<ProcessingRequest>>) -> Self::Future {

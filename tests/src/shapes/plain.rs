@@ -1,6 +1,8 @@
 //! No gateway in particular: one filter in any request-body mode, and everything that a picker can
 //! make use of: served endpoint, subset hint, trailers to the end of the response.
 
+use std::net::SocketAddr;
+
 use serde_json::{Value, json};
 
 use super::{GatewayConfig, Pool, ext_proc, from_header, from_metadata, http2, override_host, router, static_cluster};
@@ -86,4 +88,59 @@ pub fn config(pool: &Pool, body: Body) -> GatewayConfig {
     // BUFFERED answers 413 by itself above this.
     config.listener()["per_connection_buffer_limit_bytes"] = (32 << 20).into();
     config
+}
+
+/// `config`, with the step at `step` before everything else: a filter that is asked before the route is chosen, shows
+/// the body in this mode, and trusts nobody else with the headers that it sets.
+#[must_use]
+pub fn name_models_first(config: GatewayConfig, step: SocketAddr, body: Body) -> GatewayConfig {
+    let mode = match body {
+        Body::None | Body::Override => "NONE",
+        Body::Buffered => "BUFFERED",
+        Body::Streamed => "STREAMED",
+        Body::FullDuplex => "FULL_DUPLEX_STREAMED",
+    };
+    let filter = ext_proc(
+        "envoy.filters.http.ext_proc/model-name",
+        json!({
+            "grpc_service": {"envoy_grpc": {"cluster_name": "model-name"}},
+            "processing_mode": {
+                "request_header_mode": "SEND",
+                "request_body_mode": mode,
+                "request_trailer_mode": "SEND",
+                "response_header_mode": "SKIP",
+                "response_body_mode": "NONE",
+                "response_trailer_mode": "SKIP",
+            },
+            "send_body_without_waiting_for_header_response": body == Body::Streamed,
+            "message_timeout": "5s",
+        }),
+    );
+    let cluster = http2(static_cluster("model-name", &[step]));
+    config.first_filter(filter).vary(|config| config.clusters().push(cluster))
+}
+
+/// `config`, with these routes by header instead of its own: header, its value, cluster. Other requests have no route.
+#[must_use]
+pub fn route_by_header(config: GatewayConfig, routes: &[(&str, &str, &str)]) -> GatewayConfig {
+    let route = |(header, value, cluster): &(&str, &str, &str)| {
+        json!({
+            "match": {"prefix": "/", "headers": [{"name": header, "string_match": {"exact": value}}]},
+            "route": {"cluster": cluster, "timeout": "0s"},
+        })
+    };
+    let routes: Vec<Value> = routes.iter().map(route).collect();
+    config.vary(|config| config.manager()["route_config"]["virtual_hosts"][0]["routes"] = routes.into())
+}
+
+/// The cluster of one more pool, for a filter that tells the picker the cluster's name.
+#[must_use]
+pub fn also_pool(config: GatewayConfig, pool: &Pool) -> GatewayConfig {
+    let mut engines = static_cluster(&pool.name, &pool.endpoints);
+    engines["load_balancing_policy"] = override_host(&json!([from_metadata(), from_header()]), true, "round_robin");
+    config.vary(|config| {
+        config.clusters().push(engines);
+        config.ext_proc()["grpc_service"]["envoy_grpc"] = json!({"cluster_name": "picker"});
+        config.ext_proc()["request_attributes"] = json!(["xds.cluster_name"]);
+    })
 }

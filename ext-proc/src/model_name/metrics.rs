@@ -1,0 +1,37 @@
+//! How many requests were given their model's name, and how many had none.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    result: &'static str,
+}
+
+/// Counts requests of the step before the route.
+#[derive(Debug, Default)]
+pub struct ModelNameMetrics {
+    requests: Family<Labels, Counter>,
+}
+
+impl ModelNameMetrics {
+    /// Puts the counters into the registry.
+    pub fn register(&self, registry: &mut Registry) {
+        let help = "Requests before the route: named, without a name that can be read, or refused as too large or slow";
+        registry.register("model_names", help, self.requests.clone());
+    }
+
+    pub(super) fn answered(&self, named: bool) {
+        self.count(if named { "named" } else { "unnamed" });
+    }
+
+    pub(super) fn refused(&self) {
+        self.count("refused");
+    }
+
+    fn count(&self, result: &'static str) {
+        self.requests.get_or_create(&Labels { result }).inc();
+    }
+}

@@ -1,0 +1,170 @@
+//! One request before its route, on its stream.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use envoy_types::pb::envoy::service::ext_proc::v3::ProcessingResponse;
+use futures_util::Stream;
+use scheduling::RefusalKind;
+use tokio::time::{Instant, Sleep};
+use tonic::{Code, Status, Streaming};
+
+use super::{BASE_MODEL, MODEL, Shared};
+use crate::exchange::{Exchange, Input, Message, ProtocolError, Seen, Step};
+use crate::from_proto::{self, Heard, WireHeaders};
+use crate::service::wire::ProcessingRequest;
+use crate::{openai, to_proto};
+
+/// The answers of one exchange.
+pub struct NameStream {
+    shared: Arc<Shared>,
+    inbound: Streaming<ProcessingRequest>,
+    inbound_ended: bool,
+    exchange: Exchange,
+    steps: VecDeque<Step>,
+    deadline: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Whether the body is worth reading.
+    json: bool,
+    /// The headers of ours that the client sent.
+    given: Vec<&'static str>,
+    finished: bool,
+}
+
+impl std::fmt::Debug for NameStream {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("NameStream").field("exchange", &self.exchange).finish_non_exhaustive()
+    }
+}
+
+impl NameStream {
+    pub(super) fn new(shared: Arc<Shared>, inbound: Streaming<ProcessingRequest>) -> Self {
+        let rules = shared.rules;
+        Self {
+            shared,
+            inbound,
+            inbound_ended: false,
+            exchange: Exchange::new(rules),
+            steps: VecDeque::new(),
+            deadline: Instant::now() + rules.deadline,
+            timer: None,
+            json: false,
+            given: Vec::new(),
+            finished: false,
+        }
+    }
+
+    fn on(&mut self, mut message: ProcessingRequest) {
+        if message.observability_mode {
+            // Envoy ignores what we say, and forbids us to say it.
+            self.steps.push_back(Step::End);
+            return;
+        }
+        match from_proto::heard(&mut message) {
+            Ok(Heard::Nothing) => {}
+            Ok(Heard::Input { input, headers }) => {
+                if let (Input::RequestHeaders { .. }, Some(headers)) = (&input, headers) {
+                    self.request_headers(&headers);
+                }
+                self.exchange.on(input, &mut self.steps);
+            }
+            Err(error) => self.steps.push_back(Step::Fail(error)),
+        }
+    }
+
+    fn request_headers(&mut self, headers: &WireHeaders) {
+        self.json = openai::is_json(headers.all("content-type"));
+        let ours = |name: &&'static str| headers.names().any(|given| given.eq_ignore_ascii_case(name));
+        self.given = [MODEL, BASE_MODEL].into_iter().filter(ours).collect();
+    }
+
+    fn name(&mut self, seen: Seen) {
+        let body = self.exchange.body();
+        let model = match seen {
+            Seen::Whole | Seen::Beginning if self.json => openai::parse(&body).ok().map(|parsed| parsed.body.model),
+            Seen::Whole | Seen::Beginning | Seen::Absent | Seen::Hidden => None,
+        };
+        let answer = self.shared.answer(model.as_deref(), std::mem::take(&mut self.given));
+        self.shared.metrics.answered(!answer.set.is_empty());
+        self.exchange.answer(answer, &mut self.steps);
+    }
+
+    fn refuse(&mut self, kind: &RefusalKind) {
+        self.shared.metrics.refused();
+        self.exchange.refuse(Message::Refusal(to_proto::refused(kind)), &mut self.steps);
+    }
+
+    fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let message = match self.inbound_ended {
+            true => Poll::Pending,
+            false => Pin::new(&mut self.inbound).poll_next(context),
+        };
+        match message {
+            Poll::Ready(Some(Ok(message))) => self.on(message),
+            Poll::Ready(Some(Err(status))) => self.broken(&status),
+            Poll::Ready(None) => {
+                self.inbound_ended = true;
+                self.exchange.on(Input::HalfClose, &mut self.steps);
+            }
+            Poll::Pending => {
+                if !(self.exchange.is_pending() || self.exchange.is_draining()) {
+                    self.timer = None;
+                    return Poll::Pending;
+                }
+                let deadline = self.deadline;
+                let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+                ready!(timer.as_mut().poll(context));
+                self.timer = None;
+                self.exchange.on(Input::Deadline, &mut self.steps);
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// The inbound side ended with an error.
+    fn broken(&mut self, status: &Status) {
+        let step = match status.code() {
+            // One message over tonic's limit: a body over the cap.
+            Code::OutOfRange | Code::ResourceExhausted if self.exchange.is_pending() => {
+                Step::Refuse(RefusalKind::TooLarge { cap: self.shared.rules.max_body_size })
+            }
+            // Not protobuf.
+            Code::Internal => Step::Fail(ProtocolError::Unreadable),
+            // The data plane or its client went away.
+            _ => Step::End,
+        };
+        self.steps.push_back(step);
+    }
+}
+
+impl Stream for NameStream {
+    type Item = Result<ProcessingResponse, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            if this.finished {
+                return Poll::Ready(None);
+            }
+            match this.steps.pop_front() {
+                None => ready!(this.poll_message(context)),
+                Some(Step::Pick(seen)) => this.name(seen),
+                Some(Step::Refuse(kind)) => this.refuse(&kind),
+                Some(Step::Send(message)) => {
+                    let (response, rest) = to_proto::response(message);
+                    if let Some(rest) = rest {
+                        this.steps.push_front(Step::Send(rest));
+                    }
+                    return Poll::Ready(Some(Ok(response)));
+                }
+                Some(Step::End) => this.finished = true,
+                Some(Step::Fail(error)) => {
+                    this.finished = true;
+                    return Poll::Ready(Some(Err(error.into())));
+                }
+            }
+        }
+    }
+}
