@@ -2,6 +2,7 @@
 
 mod admission;
 mod availability;
+mod chart;
 mod crash;
 mod faults;
 mod gangs;

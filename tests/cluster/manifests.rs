@@ -1,4 +1,4 @@
-//! `deploy/controller/operator.yaml`: accepted as it is, and its rights are enough.
+//! `deploy/kthena.yaml`: accepted as it is, and its rights are enough.
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ use tests::scratch::Scratch;
 
 use crate::stage::{SOON, condition, role, spec, template};
 
-const MANIFESTS: &str = include_str!("../../deploy/controller/operator.yaml");
+const MANIFESTS: &str = include_str!("../../deploy/kthena.yaml");
 const HOME: &str = "kthena-system";
 const ACCOUNT: &str = "system:serviceaccount:kthena-system:kthena-controller-manager";
 
@@ -46,11 +46,11 @@ async fn install(plane: &ControlPlane) -> Result<usize> {
     Ok(applied)
 }
 
-/// A kubeconfig that acts as the operator's service account.
-fn kubeconfig(plane: &ControlPlane, scratch: &Scratch) -> Result<PathBuf> {
+/// A kubeconfig that acts as this account.
+pub(crate) fn kubeconfig_of(plane: &ControlPlane, scratch: &Scratch, account: &str) -> Result<PathBuf> {
     let mut kubeconfig: Value = serde_json::from_str(&std::fs::read_to_string(plane.kubeconfig())?)?;
-    kubeconfig["users"][0]["user"]["as"] = json!(ACCOUNT);
-    let path = scratch.file("kubeconfig");
+    kubeconfig["users"][0]["user"]["as"] = json!(account);
+    let path = scratch.file(&format!("kubeconfig-{}", account.rsplit(':').next().unwrap_or_default()));
     std::fs::write(&path, kubeconfig.to_string())?;
     Ok(path)
 }
@@ -73,9 +73,9 @@ async fn wait_available(namespace: &Namespace, name: &str, generation: i64) -> R
 #[tokio::test]
 async fn the_manifests_are_accepted_and_their_rights_are_enough() -> Result<()> {
     let plane = ControlPlaneOptions::default().start().await?;
-    assert_eq!(install(&plane).await?, MANIFESTS.matches("\nkind: ").count());
+    assert_eq!(install(&plane).await?, MANIFESTS.matches("\napiVersion: ").count());
     let scratch = Scratch::new("operator-rights")?;
-    let kubeconfig = kubeconfig(&plane, &scratch)?;
+    let kubeconfig = kubeconfig_of(&plane, &scratch, ACCOUNT)?;
     let refused = Api::<Secret>::all(client(&kubeconfig).await?).list(&ListParams::default()).await;
     assert!(
         matches!(&refused, Err(kube::Error::Api(status)) if status.code == 403),

@@ -10,6 +10,7 @@ pub mod control_plane;
 pub mod crds;
 mod extras;
 mod go;
+pub mod helm;
 pub mod kubelet;
 pub mod namespace;
 pub mod operator;

@@ -10,10 +10,11 @@ use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::watch_object;
-use kube::{Client, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
@@ -121,7 +122,8 @@ impl Upkeep {
     /// Brings Secret, configuration and plan for the served certificate one step further.
     async fn pass(&self, seen: &mut Seen, served: &mut Served) -> anyhow::Result<()> {
         let Some(secret) = &seen.secret else { return Ok(()) };
-        let material = match self.material(secret.as_ref(), served.now.as_ref()).await? {
+        let owner = seen.configuration.as_ref().and_then(Option::as_ref).and_then(owner);
+        let material = match self.material(secret.as_ref(), served.now.as_ref(), owner.as_ref()).await? {
             Kept::Found(material) => material,
             Kept::Written(material, secret) => {
                 seen.secret = Some(Some(*secret));
@@ -144,12 +146,20 @@ impl Upkeep {
 
     /// The certificate of the Secret, made or renewed if that is due. Who deletes the Secret gets another, and the one
     /// that is `served` is believed until then.
-    async fn material(&self, secret: Option<&Secret>, served: Option<&Material>) -> anyhow::Result<Kept> {
+    async fn material(
+        &self,
+        secret: Option<&Secret>,
+        served: Option<&Material>,
+        owner: Option<&OwnerReference>,
+    ) -> anyhow::Result<Kept> {
         let found = secret.and_then(read);
         let (name, now) = (self.names.first().map(String::as_str).unwrap_or_default(), Timestamp::now());
         let ours = secret
             .is_none_or(|secret| found.is_none() || secret.labels().get(MANAGED_BY).is_some_and(|it| it == MANAGER));
+        // Made before the configuration was: it does not go with it yet.
+        let orphaned = ours && secret.is_some_and(|secret| owner.is_some_and(|owner| !is_owned(secret, owner)));
         match (&found, found.as_ref().map(|found| found.judge(name, now))) {
+            (Some(found), Some(Verdict::Good)) if orphaned => return self.keep(found.clone(), secret, owner).await,
             (Some(found), Some(Verdict::Good)) => return Ok(Kept::Found(found.clone())),
             (Some(found), Some(Verdict::Renew)) if !ours => return Ok(Kept::Found(found.clone())),
             (Some(_), Some(Verdict::Useless(error))) if !ours => {
@@ -160,8 +170,17 @@ impl Upkeep {
             (_, Some(Verdict::Renew)) => info!("The certificate ends soon: making another."),
             _ => info!("There is no certificate: making one."),
         }
-        let made = Material::make(&self.names, now, found.as_ref().or(served))?;
-        let wanted = write(&self.namespace, &self.secret, &made, secret);
+        self.keep(Material::make(&self.names, now, found.as_ref().or(served))?, secret, owner).await
+    }
+
+    /// Writes the Secret with `made`, in place of `secret`.
+    async fn keep(
+        &self,
+        made: Material,
+        secret: Option<&Secret>,
+        owner: Option<&OwnerReference>,
+    ) -> anyhow::Result<Kept> {
+        let wanted = write(&self.namespace, &self.secret, &made, secret, owner);
         let written = match secret {
             None => self.secrets.create(&PostParams::default(), &wanted).await,
             Some(_) => self.secrets.replace(&self.secret, &PostParams::default(), &wanted).await,
@@ -216,8 +235,29 @@ fn read(secret: &Secret) -> Option<Material> {
     })
 }
 
+/// The configuration as an owner: whoever takes it away needs no certificate for it any more.
+fn owner(configuration: &ValidatingWebhookConfiguration) -> Option<OwnerReference> {
+    Some(OwnerReference {
+        api_version: ValidatingWebhookConfiguration::api_version(&()).into_owned(),
+        kind: ValidatingWebhookConfiguration::kind(&()).into_owned(),
+        name: configuration.metadata.name.clone()?,
+        uid: configuration.metadata.uid.clone()?,
+        ..OwnerReference::default()
+    })
+}
+
+fn is_owned(secret: &Secret, owner: &OwnerReference) -> bool {
+    secret.owner_references().iter().any(|known| known.uid == owner.uid)
+}
+
 /// The Secret with `material`, in place of `before`.
-fn write(namespace: &str, name: &str, material: &Material, before: Option<&Secret>) -> Secret {
+fn write(
+    namespace: &str,
+    name: &str,
+    material: &Material,
+    before: Option<&Secret>,
+    owner: Option<&OwnerReference>,
+) -> Secret {
     let mut metadata = before.map(|before| before.metadata.clone()).unwrap_or_else(|| ObjectMeta {
         namespace: Some(namespace.to_owned()),
         name: Some(name.to_owned()),
@@ -225,6 +265,8 @@ fn write(namespace: &str, name: &str, material: &Material, before: Option<&Secre
     });
     metadata.managed_fields = None;
     metadata.labels.get_or_insert_default().insert(MANAGED_BY.to_owned(), MANAGER.to_owned());
+    // In place of a predecessor, whose end would take the Secret with it.
+    metadata.owner_references = owner.map(|owner| vec![owner.clone()]).or(metadata.owner_references);
     let Material { certificate, key, authorities } = material;
     let data = [("tls.crt", certificate), ("tls.key", key), ("ca.crt", authorities)];
     Secret {

@@ -25,6 +25,8 @@ pub enum Binary {
     Scheduler,
     /// kwok: nodes without machines, and what happens to pods on them.
     Kwok,
+    /// helm: the chart.
+    Helm,
 }
 
 /// How a program is made.
@@ -71,6 +73,14 @@ impl Binary {
                 go_mod: include_str!("tools/kwok/go.mod"),
                 module: "sigs.k8s.io/kwok",
                 package: "sigs.k8s.io/kwok/cmd/kwok",
+                takes: "two minutes",
+            },
+            Self::Helm => Recipe {
+                name: "helm",
+                folder: "helm",
+                go_mod: include_str!("tools/helm/go.mod"),
+                module: "helm.sh/helm/v4",
+                package: "helm.sh/helm/v4/cmd/helm",
                 takes: "two minutes",
             },
         }
@@ -159,7 +169,9 @@ mod tests {
 
     #[test]
     fn every_program_has_a_version() {
-        for binary in [Binary::Etcd, Binary::ApiServer, Binary::ControllerManager, Binary::Scheduler, Binary::Kwok] {
+        for binary in
+            [Binary::Etcd, Binary::ApiServer, Binary::ControllerManager, Binary::Scheduler, Binary::Kwok, Binary::Helm]
+        {
             let recipe = binary.recipe();
             assert!(version(recipe.go_mod, recipe.module).is_ok(), "{}", recipe.name);
         }
