@@ -12,6 +12,12 @@ use crate::{cache, progress};
 /// How long another process may take with the same build.
 const LOCK_DEADLINE: std::time::Duration = std::time::Duration::from_secs(2700);
 
+/// Volcano's module.
+const VOLCANO: &str = "volcano.sh/volcano";
+/// Its versions, and the replacements that its own `go.mod` has: Go heeds those of the main module only. Volcano's
+/// types are a folder of its repository there, and a module of their own here.
+const VOLCANO_GO_MOD: &str = include_str!("tools/volcano/go.mod");
+
 /// A program of the control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Binary {
@@ -25,6 +31,8 @@ pub enum Binary {
     Scheduler,
     /// kwok: nodes without machines, and what happens to pods on them.
     Kwok,
+    /// Volcano's scheduler: gangs, and nodes near to each other.
+    VolcanoScheduler,
 }
 
 /// How a program is made.
@@ -72,6 +80,14 @@ impl Binary {
                 module: "sigs.k8s.io/kwok",
                 package: "sigs.k8s.io/kwok/cmd/kwok",
                 takes: "two minutes",
+            },
+            Self::VolcanoScheduler => Recipe {
+                name: "volcano-scheduler",
+                folder: "volcano",
+                go_mod: VOLCANO_GO_MOD,
+                module: VOLCANO,
+                package: "volcano.sh/volcano/cmd/scheduler",
+                takes: "four minutes",
             },
         }
     }
@@ -131,6 +147,11 @@ pub(super) fn needed_go() -> Result<&'static str> {
     version_of_go(include_str!("tools/kube/go.mod"))
 }
 
+/// Volcano's module at the version of its scheduler, `NAME@vVERSION`.
+pub(super) fn volcano_module() -> Result<String> {
+    Ok(format!("{VOLCANO}@v{}", version(VOLCANO_GO_MOD, VOLCANO)?))
+}
+
 fn version_of_go(go_mod: &str) -> Result<&str> {
     go_mod.lines().find_map(|line| line.strip_prefix("go ")).context("go.mod names no version of Go")
 }
@@ -159,7 +180,8 @@ mod tests {
 
     #[test]
     fn every_program_has_a_version() {
-        for binary in [Binary::Etcd, Binary::ApiServer, Binary::ControllerManager, Binary::Scheduler, Binary::Kwok] {
+        use Binary::{ApiServer, ControllerManager, Etcd, Kwok, Scheduler, VolcanoScheduler};
+        for binary in [Etcd, ApiServer, ControllerManager, Scheduler, Kwok, VolcanoScheduler] {
             let recipe = binary.recipe();
             assert!(version(recipe.go_mod, recipe.module).is_ok(), "{}", recipe.name);
         }
