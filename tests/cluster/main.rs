@@ -21,3 +21,4 @@ mod rollout_cli;
 mod scaling;
 mod stage;
 mod webhook;
+mod world;
