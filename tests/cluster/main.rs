@@ -10,6 +10,7 @@ mod kubelet;
 mod leader_worker_sets;
 mod lifecycle;
 mod manifests;
+mod node_loss;
 mod operator;
 mod partition;
 mod picker;
