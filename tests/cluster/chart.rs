@@ -35,7 +35,7 @@ controller:
   nodeSelector: {disk: ssd}
   tolerations: [{key: spot, operator: Exists}]
 picker:
-  poolNamespaces: [default, kthena-system]
+  poolNamespaces: [default]
   certificateSecret: picker-certificate
   modelName: {enabled: true, port: 9014}
   schedulerConfig:

@@ -1,13 +1,18 @@
 //! Gangs: Volcano's PodGroups.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use controller_api::pod_group::PodGroup;
+use controller_api::v1alpha1::model_serving::ModelServing;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::DeleteParams;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use serde_json::{Value, json};
 use tests::poll;
 
-use crate::stage::{SOON, Stage, role, spec};
+use crate::stage::{SOON, Stage, role, spec, uid};
+use crate::world::World;
+
+const POD_GROUPS: &str = "podgroups.scheduling.volcano.sh";
 
 fn for_volcano(replicas: u32, roles: &[Value]) -> Value {
     let mut spec = spec(replicas, roles);
@@ -85,5 +90,66 @@ async fn a_gang_that_is_deleted_comes_back_and_a_changed_topology_reaches_it() -
     .await?;
     stage.wait_done("llm").await?;
     assert_eq!(stage.uids().await?, before);
+    Ok(())
+}
+
+/// Puts another schema of the PodGroup's spec in place, as an update of Volcano does.
+async fn update_definition(world: &World, change: impl Fn(&mut Value)) -> Result<()> {
+    let kinds: Api<CustomResourceDefinition> = Api::all(world.plane.client().await?);
+    let mut definition = serde_json::to_value(kinds.get(POD_GROUPS).await?)?;
+    let fields = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties";
+    change(definition.pointer_mut(fields).context("a schema")?);
+    kinds.replace(POD_GROUPS, &PostParams::default(), &serde_json::from_value(definition)?).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn with_the_pod_groups_of_volcano_1_13_a_gang_has_parts_only_once_the_definition_has_them() -> Result<()> {
+    let world = World::new("older-volcano").await?;
+    let kinds: Api<CustomResourceDefinition> = Api::all(world.plane.client().await?);
+    let newer = serde_json::to_value(kinds.get(POD_GROUPS).await?)?;
+    let parts =
+        newer["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["subGroupPolicy"]
+            .clone();
+    assert!(parts.is_object(), "the definition of 1.14 has them");
+    // That of 1.13 has all else that a gang of ours says.
+    update_definition(&world, |fields| drop(fields.as_object_mut().and_then(|all| all.remove("subGroupPolicy"))))
+        .await?;
+
+    let operator = world.operator().await?;
+    let serving = serde_json::from_value(json!({
+        "apiVersion": "workload.serving.volcano.sh/v1alpha1", "kind": "ModelServing", "metadata": {"name": "llm"},
+        "spec": for_volcano(1, &[role("prefill", 2, 1)]),
+    }))?;
+    let servings = world.namespace.api::<ModelServing>();
+    servings.create(&PostParams::default(), &serving).await?;
+    let gang = async || {
+        let gang = world.namespace.api::<PodGroup>().get("llm-0").await.ok()?;
+        serde_json::to_value(gang.spec).ok()
+    };
+    let available = poll::until("an available group", SOON, async || {
+        (servings.get("llm").await.ok()?.status?.available_replicas == 1).then_some(())
+    });
+    available.await.with_context(|| operator.log())?;
+    let first = gang().await.context("a gang")?;
+    assert_eq!((&first["minMember"], first.get("subGroupPolicy")), (&json!(4), None), "{first}");
+    let pods = async || -> Result<Vec<String>> {
+        let pods = world.namespace.api::<Pod>().list(&ListParams::default()).await?;
+        Ok(pods.iter().map(|pod| uid(pod).to_owned()).collect())
+    };
+    let before = pods().await?;
+
+    update_definition(&world, |fields| fields["subGroupPolicy"] = parts.clone()).await?;
+    let updated =
+        poll::until("the parts of the gang", SOON, async || gang().await?["subGroupPolicy"].as_array().map(Vec::len));
+    assert_eq!(updated.await.with_context(|| operator.log())?, 1);
+    assert_eq!(pods().await?, before);
+    // With the field gone again, what asked for it is no longer written.
+    update_definition(&world, |fields| drop(fields.as_object_mut().and_then(|all| all.remove("subGroupPolicy"))))
+        .await?;
+    let gone =
+        poll::until("a gang without parts", SOON, async || gang().await?.get("subGroupPolicy").is_none().then_some(()));
+    gone.await.with_context(|| operator.log())?;
+    assert_eq!(pods().await?, before);
     Ok(())
 }

@@ -75,6 +75,7 @@ async fn a_leader_worker_set_has_its_pods_labels_and_status() -> Result<()> {
         assert_eq!(env[1], json!({"name": "LWS_GROUP_SIZE", "value": "2"}));
     }
     let owner = json!(stage.serving("vllm").await?.metadata.owner_references);
+    assert_eq!(owner.as_array().map(Vec::len), Some(1));
     assert_eq!((&owner[0]["kind"], &owner[0]["controller"]), (&json!("LeaderWorkerSet"), &json!(true)));
     let status =
         wait(&stage, "vllm", "an available set", |status| holds(status, "Available", "AllGroupsReady")).await?;
@@ -126,5 +127,6 @@ async fn a_model_serving_of_that_name_is_left_alone() -> Result<()> {
     assert!(status.conditions[0].message.contains("rename one of them"), "{:?}", status.conditions);
     let after = stage.serving("vllm").await?;
     assert_eq!((after.spec, after.metadata.resource_version), (before.spec, before.metadata.resource_version));
+    assert_eq!(stage.pod_names().await?, ["vllm-0-decode-0-0"]);
     Ok(())
 }

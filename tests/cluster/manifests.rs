@@ -1,6 +1,6 @@
 //! `deploy/kthena.yaml`: accepted as it is, and its rights are enough.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use controller_api::leader_worker_set::LeaderWorkerSet;
@@ -8,9 +8,8 @@ use controller_api::v1alpha1::model_serving::ModelServing;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
-use tests::cluster::control_plane::{ControlPlane, ControlPlaneOptions};
+use tests::cluster::control_plane::{ControlPlane, ControlPlaneOptions, config_of};
 use tests::cluster::kubelet::Kubelet;
 use tests::cluster::namespace::Namespace;
 use tests::cluster::operator::OperatorOptions;
@@ -55,12 +54,6 @@ pub(crate) fn kubeconfig_of(plane: &ControlPlane, scratch: &Scratch, account: &s
     Ok(path)
 }
 
-async fn client(kubeconfig: &Path) -> Result<kube::Client> {
-    let options = KubeConfigOptions::default();
-    let config = kube::Config::from_custom_kubeconfig(Kubeconfig::read_from(kubeconfig)?, &options).await?;
-    Ok(kube::Client::try_from(config)?)
-}
-
 async fn wait_available(namespace: &Namespace, name: &str, generation: i64) -> Result<()> {
     poll::until(&format!("{name} to be available at generation {generation}"), SOON, async || {
         let status = namespace.api::<ModelServing>().get_opt(name).await.ok()??.status?;
@@ -76,7 +69,8 @@ async fn the_manifests_are_accepted_and_their_rights_are_enough() -> Result<()> 
     assert_eq!(install(&plane).await?, MANIFESTS.matches("\napiVersion: ").count());
     let scratch = Scratch::new("operator-rights")?;
     let kubeconfig = kubeconfig_of(&plane, &scratch, ACCOUNT)?;
-    let refused = Api::<Secret>::all(client(&kubeconfig).await?).list(&ListParams::default()).await;
+    let client = kube::Client::try_from(config_of(&kubeconfig).await?)?;
+    let refused = Api::<Secret>::all(client).list(&ListParams::default()).await;
     assert!(
         matches!(&refused, Err(kube::Error::Api(status)) if status.code == 403),
         "the account is an administrator: {refused:?}"

@@ -10,15 +10,13 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, ListParams, PostParams};
 use serde_json::{Value, json};
-use tests::cluster::control_plane::{ControlPlane, ControlPlaneOptions};
-use tests::cluster::kubelet::Kubelet;
 use tests::cluster::namespace::Namespace;
-use tests::cluster::operator::{Operator, OperatorOptions};
-use tests::cluster::proxy::{Fault, Proxy};
+use tests::cluster::proxy::Fault;
 use tests::process::Signal;
 use tests::{client, poll};
 
 use crate::stage::{SOON, Stage, role, spec, template};
+use crate::world::World;
 
 const SERVINGS: &str = "modelservings.workload.serving.volcano.sh";
 const SETS: &str = "leaderworkersets.leaderworkerset.x-k8s.io";
@@ -81,36 +79,6 @@ async fn an_operator_that_is_told_to_end_gives_its_lease_up() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_leader_worker_set_is_served_and_hears_how_it_fares() -> Result<()> {
-    let stage = Stage::new("sets").await?;
-    create_set(&stage.namespace, "llm").await?;
-    stage.wait_pods(&["llm-0-default-0-0", "llm-0-default-0-1"]).await?;
-    wait_served(&stage.namespace, "llm").await?;
-    let owner = stage.serving("llm").await?.metadata.owner_references.unwrap_or_default();
-    assert_eq!(owner.iter().map(|owner| owner.kind.as_str()).collect::<Vec<_>>(), ["LeaderWorkerSet"]);
-    stage.writes_nothing().await
-}
-
-#[tokio::test]
-async fn a_model_serving_of_somebody_else_is_not_overwritten_by_a_leader_worker_set() -> Result<()> {
-    let stage = Stage::new("sets-foreign").await?;
-    stage.create("llm", spec(1, &[role("prefill", 1, 0)])).await?;
-    stage.wait_done("llm").await?;
-    let before = stage.serving("llm").await?;
-    create_set(&stage.namespace, "llm").await?;
-    let sets = stage.namespace.api::<LeaderWorkerSet>();
-    poll::until("the set to say that its name is taken", SOON, async || {
-        let conditions = sets.get("llm").await.ok()?.status?.conditions;
-        conditions.iter().any(|condition| condition.message.contains("does not belong")).then_some(())
-    })
-    .await?;
-    let after = stage.serving("llm").await?;
-    assert_eq!((after.metadata.generation, after.metadata.owner_references), (before.metadata.generation, None));
-    assert_eq!(stage.pod_names().await?, ["llm-0-prefill-0-0"]);
-    Ok(())
-}
-
-#[tokio::test]
 async fn leader_worker_sets_are_served_as_soon_as_their_kind_exists() -> Result<()> {
     let world = World::new("late-kind").await?;
     let kinds: Api<CustomResourceDefinition> = Api::all(world.plane.client().await?);
@@ -160,28 +128,6 @@ async fn a_serving_that_cannot_be_read_is_told_so_and_stops_no_other() -> Result
     })
     .await
     .with_context(|| operator.log())
-}
-
-/// A control plane of a test's own: it changes what all namespaces share.
-struct World {
-    plane: ControlPlane,
-    namespace: Namespace,
-    proxy: Proxy,
-    _kubelet: Kubelet,
-}
-
-impl World {
-    async fn new(label: &str) -> Result<Self> {
-        let plane = ControlPlaneOptions::default().start().await?;
-        let namespace = plane.namespace(label).await?;
-        let proxy = Proxy::for_namespace(&plane, namespace.name()).await?;
-        let kubelet = Kubelet::start(&namespace);
-        Ok(Self { plane, namespace, proxy, _kubelet: kubelet })
-    }
-
-    async fn operator(&self) -> Result<Operator> {
-        OperatorOptions::new(self.proxy.kubeconfig()).env("POD_NAMESPACE", self.namespace.name()).start().await
-    }
 }
 
 /// Creates a ModelServing from JSON that need not be one.

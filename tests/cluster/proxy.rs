@@ -5,17 +5,14 @@ use std::time::Duration;
 use anyhow::Result;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, ListParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::json;
-use tests::cluster::control_plane::ControlPlane;
+use tests::cluster::control_plane::{ControlPlane, config_of};
 use tests::cluster::proxy::{Fault, Proxy};
 
 const SOON: Duration = Duration::from_secs(20);
 
 async fn client(proxy: &Proxy) -> Result<kube::Client> {
-    let kubeconfig = Kubeconfig::read_from(proxy.kubeconfig())?;
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    Ok(kube::Client::try_from(config)?)
+    Ok(kube::Client::try_from(config_of(&proxy.kubeconfig()).await?)?)
 }
 
 fn map(name: &str) -> ConfigMap {

@@ -65,7 +65,7 @@ impl Stage {
 
     /// What the operator has said.
     pub(crate) fn log(&self) -> String {
-        self.operator.lock().as_ref().map(Operator::log).unwrap_or_default()
+        self.operator.lock().as_ref().map(|operator| operator.log()).unwrap_or_default()
     }
 
     pub(crate) async fn create(&self, name: &str, spec: Value) -> Result<()> {

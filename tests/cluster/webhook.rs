@@ -7,8 +7,10 @@ use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
-use tests::cluster::operator::Operator;
+use tests::cluster::certificates::Certificates;
+use tests::cluster::operator::{Operator, OperatorOptions};
 use tests::poll;
+use tests::scratch::Scratch;
 use tokio::sync::Semaphore;
 
 use crate::stage::{SOON, Stage, role, spec};
@@ -28,17 +30,21 @@ struct Registered {
 
 impl Registered {
     async fn new(label: &str) -> Result<Self> {
+        Self::with(label, |options| options, None).await
+    }
+
+    /// With flags of the caller's, and whom the API server is to believe.
+    async fn with(
+        label: &str,
+        flags: impl FnOnce(OperatorOptions) -> OperatorOptions,
+        authority: Option<ByteString>,
+    ) -> Result<Self> {
         let stage = Stage::without_operator(label).await?;
         let options = stage.operator_options().flag("--enable-webhook", true).flag("--port", 0);
-        let operator = options.start().await?;
+        let operator = flags(options).start().await?;
         let configurations = Api::all(stage.namespace.client());
-        let said = operator.log();
-        let address = said.lines().find_map(|line| {
-            let line: Value = serde_json::from_str(line).ok()?;
-            let fields = line.get("fields").unwrap_or(&line);
-            fields.get("webhookAddress")?.as_str().map(str::to_owned)
-        });
-        let address = address.with_context(|| format!("no webhookAddress in:\n{said}"))?;
+        let address = operator.logged_address("webhookAddress");
+        let address = address.with_context(|| format!("no webhookAddress in:\n{}", operator.log()))?;
         let configuration = serde_json::from_value(json!({
             "metadata": {"name": CONFIGURATION},
             "webhooks": [{
@@ -47,7 +53,10 @@ impl Registered {
                 "sideEffects": "None",
                 "failurePolicy": "Fail",
                 "timeoutSeconds": 10,
-                "clientConfig": {"url": format!("https://{address}/validate-workload-ai-v1alpha1-modelserving")},
+                "clientConfig": {
+                    "url": format!("https://{address}/validate-workload-ai-v1alpha1-modelserving"),
+                    "caBundle": authority,
+                },
                 "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": stage.namespace.name()}},
                 "rules": [{
                     "apiGroups": ["workload.serving.volcano.sh"], "apiVersions": ["v1alpha1"],
@@ -85,6 +94,14 @@ impl Registered {
     async fn bundle(&self) -> Result<Option<ByteString>> {
         let webhooks = self.configurations.get(CONFIGURATION).await?.webhooks.unwrap_or_default();
         Ok(webhooks.into_iter().next().context("a webhook")?.client_config.ca_bundle)
+    }
+
+    /// Whom the API server is to believe from now on.
+    async fn believe(&self, authority: &ByteString) -> Result<()> {
+        let change = json!([{"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": authority}]);
+        let patch = Patch::Json::<()>(serde_json::from_value(change)?);
+        self.configurations.patch(CONFIGURATION, &PatchParams::default(), &patch).await?;
+        Ok(())
     }
 
     async fn certificate(&self) -> Result<ByteString> {
@@ -159,5 +176,45 @@ async fn an_authority_that_somebody_took_away_is_written_again() -> Result<()> {
     registered.configurations.patch(CONFIGURATION, &PatchParams::default(), &patch).await?;
     poll::until("the authority", SOON, async || (registered.bundle().await.ok()? == bundle).then_some(())).await?;
     registered.wait_asked().await?;
+    registered.unregister().await
+}
+
+#[tokio::test]
+async fn certificate_files_are_read_again_when_they_change_and_their_authority_is_left_to_whoever_wrote_them()
+-> Result<()> {
+    let _turn = TURN.acquire().await?;
+    let scratch = Scratch::new("webhook-files")?;
+    let (certificate, key) = (scratch.file("tls.crt"), scratch.file("tls.key"));
+    let write = |made: &Certificates| -> Result<ByteString> {
+        std::fs::write(&certificate, &made.certificate)?;
+        std::fs::write(&key, &made.key)?;
+        Ok(ByteString(made.authority.clone().into_bytes()))
+    };
+    let (first, second) = (Certificates::new()?, Certificates::new()?);
+    let authority = write(&first)?;
+    let flags = |options: OperatorOptions| {
+        options.flag("--tls-cert-file", certificate.display()).flag("--tls-private-key-file", key.display())
+    };
+    let registered = Registered::with("webhook-files", flags, Some(authority.clone())).await?;
+    assert_eq!(registered.bundle().await?, Some(authority));
+    assert!(registered.certificate().await.is_err(), "there is a Secret beside the files");
+
+    // Files that cannot be used are passed over.
+    std::fs::write(&key, "no key")?;
+    poll::until("a word about the files", SOON, async || {
+        registered.operator.log().contains("Keeping the last good certificate.").then_some(())
+    })
+    .await?;
+    registered.wait_asked().await?;
+
+    // Only the second authority is believed, so only the second certificate is.
+    registered.believe(&ByteString(second.authority.clone().into_bytes())).await?;
+    poll::until("a certificate that is not believed", SOON, async || {
+        registered.ask(unknown_plugin()).await.err()?.to_string().contains("x509").then_some(())
+    })
+    .await?;
+    let authority = write(&second)?;
+    registered.wait_asked().await?;
+    assert_eq!(registered.bundle().await?, Some(authority));
     registered.unregister().await
 }

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 use tests::client::{self, Client};
-use tests::picker::Samples;
 use tests::poll;
 use tests::process::{Process, Program};
+use tests::running::Samples;
 use tests::scratch::Scratch;
 
 use crate::install::Installation;

@@ -33,7 +33,7 @@ async fn envoy(world: &World, body: Body) -> (Envoy, Client) {
     let [llama, qwen] = world.pools();
     let config = plain::also_pool(plain::config(&llama, Body::FullDuplex), &qwen);
     let config = plain::route_by_header(config, &[(BASE_MODEL, "llama", "llama"), (MODEL, "qwen", "qwen")]);
-    let step = world.picker.model_name_address().unwrap();
+    let step = world.picker.logged_address("modelNameAddress").unwrap();
     crate::world::envoy(plain::name_models_first(config, step, body)).await
 }
 
@@ -90,7 +90,7 @@ async fn a_filter_that_only_the_new_route_switches_on_is_not_asked() {
             "envoy.filters.http.ext_proc": {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": {}},
         });
     });
-    let step = world.picker.model_name_address().unwrap();
+    let step = world.picker.logged_address("modelNameAddress").unwrap();
     let (_envoy, client) = crate::world::envoy(plain::name_models_first(config, step, Body::Buffered)).await;
     let reply = client.chat("llama", &[("user", "x")]).send().await.unwrap();
     assert_eq!(reply.status, 200);

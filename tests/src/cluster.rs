@@ -5,7 +5,7 @@
 
 pub mod binaries;
 mod call;
-mod certificates;
+pub mod certificates;
 pub mod control_plane;
 pub mod crds;
 mod extras;

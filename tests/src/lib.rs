@@ -23,6 +23,7 @@ pub mod pip;
 pub mod poll;
 pub mod process;
 pub mod progress;
+pub mod running;
 pub mod scratch;
 pub mod shapes;
 pub mod usage;

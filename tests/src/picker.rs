@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,10 +11,9 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
-use crate::process::{Process, Program};
+use crate::process::Program;
+use crate::running::Running;
 use crate::{client, own_binary, poll};
-
-const START_DEADLINE: Duration = Duration::from_secs(20);
 
 /// The path of the picker's binary: of our own profile, in our own target directory, up to date.
 /// Built once in a process.
@@ -104,28 +104,25 @@ impl PickerOptions {
         for (key, value) in self.env {
             program = program.env(key, value);
         }
-        let process = program.start()?;
-        let ports = |line: &str| {
-            let line: Value = serde_json::from_str(line).ok()?;
-            let address = |name: &str| -> Option<SocketAddr> {
-                line.get(name).or_else(|| line.get("fields")?.get(name))?.as_str()?.parse().ok()
-            };
-            let ports = [address("grpcAddress")?, address("metricsAddress")?, address("debugAddress")?];
-            Some((ports, address("modelNameAddress")))
-        };
-        let ([grpc, metrics, debug], model_name) = process.find_line("its ports", START_DEADLINE, ports).await?;
-        Ok(Picker { process, grpc, metrics, debug, model_name })
+        let (running, [grpc, debug]) = Running::start("the picker", program, ["grpcAddress", "debugAddress"]).await?;
+        Ok(Picker { running, grpc, debug })
     }
 }
 
-/// A running picker; dropping it kills it.
+/// A running picker; dropping it kills it. What every program of ours does, [`Running`] does.
 #[derive(Debug)]
 pub struct Picker {
-    process: Process,
+    running: Running,
     grpc: SocketAddr,
-    metrics: SocketAddr,
     debug: SocketAddr,
-    model_name: Option<SocketAddr>,
+}
+
+impl Deref for Picker {
+    type Target = Running;
+
+    fn deref(&self) -> &Running {
+        &self.running
+    }
 }
 
 impl Picker {
@@ -137,52 +134,16 @@ impl Picker {
         PickerOptions::new(config_dir).start().await
     }
 
-    /// Waits until `/readyz` says so.
-    ///
-    /// # Errors
-    /// When it does not within 20 seconds, with what the picker said.
-    pub async fn wait_until_ready(&self) -> Result<()> {
-        let ready = poll::until("the picker's readiness", START_DEADLINE, async || {
-            let reply = client::get(self.metrics, "/readyz").await.ok()?;
-            (reply.status == 200).then_some(())
-        });
-        ready.await.with_context(|| format!("the picker said:\n{}", self.log()))
-    }
-
     /// Where Envoy asks.
     #[must_use]
     pub fn grpc_address(&self) -> SocketAddr {
         self.grpc
     }
 
-    /// Where Envoy asks before it has a route; there only with `--model-name-port`.
-    #[must_use]
-    pub fn model_name_address(&self) -> Option<SocketAddr> {
-        self.model_name
-    }
-
-    /// Where `/metrics`, `/healthz` and `/readyz` are.
-    #[must_use]
-    pub fn metrics_address(&self) -> SocketAddr {
-        self.metrics
-    }
-
     /// Where the debug pages and `Explain` are.
     #[must_use]
     pub fn debug_address(&self) -> SocketAddr {
         self.debug
-    }
-
-    /// The process, to be signalled.
-    #[must_use]
-    pub fn process(&self) -> &Process {
-        &self.process
-    }
-
-    /// What it has logged so far.
-    #[must_use]
-    pub fn log(&self) -> String {
-        self.process.output().join("\n")
     }
 
     /// `/debug/decisions`: the newest so many.
@@ -250,65 +211,5 @@ impl Picker {
             (self.fleet().await.ok()?.len() == count).then_some(())
         })
         .await
-    }
-
-    /// `/metrics`.
-    ///
-    /// # Errors
-    /// When the picker does not answer.
-    pub async fn metrics(&self) -> Result<Samples> {
-        Ok(Samples::parse(&client::get(self.metrics, "/metrics").await?.text()))
-    }
-}
-
-/// The samples of a Prometheus text.
-#[derive(Clone, Debug)]
-pub struct Samples(Vec<(String, f64)>);
-
-impl Samples {
-    /// Reads them; comments and exemplars are passed over.
-    #[must_use]
-    pub fn parse(text: &str) -> Self {
-        let lines = text.lines().filter(|line| !line.starts_with('#'));
-        let samples = lines.filter_map(|line| {
-            // An exemplar follows ` # `; labels may hold spaces.
-            let line = line.split(" # ").next().unwrap_or(line);
-            let end = line.rfind('}').map_or_else(|| line.find(' '), |brace| Some(brace + 1))?;
-            let (name, value) = line.split_at(end);
-            Some((name.to_owned(), value.split_whitespace().next()?.parse().ok()?))
-        });
-        Self(samples.collect())
-    }
-
-    /// The sum of all samples of `name` whose labels contain each of `labels` (as `key="value"`);
-    /// `None` when there is none.
-    #[must_use]
-    pub fn sum(&self, name: &str, labels: &[&str]) -> Option<f64> {
-        let matching = self.0.iter().filter(|(series, _)| {
-            let (series_name, series_labels) = series.split_once('{').unwrap_or((series, ""));
-            series_name == name && labels.iter().all(|label| series_labels.contains(label))
-        });
-        matching.map(|(_, value)| *value).reduce(|sum, value| sum + value)
-    }
-
-    /// All samples: series with labels, value.
-    #[must_use]
-    pub fn all(&self) -> &[(String, f64)] {
-        &self.0
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn samples_are_summed_by_name_and_labels() {
-        let text = "# TYPE a counter\na{x=\"1 } 2\",y=\"2\"} 3 # {trace_id=\"0\"} 1\na{x=\"2\"} 4.5\nb 7\n";
-        let samples = Samples::parse(text);
-        assert_eq!(samples.sum("a", &[]), Some(7.5));
-        assert_eq!(samples.sum("a", &["x=\"2\""]), Some(4.5));
-        assert_eq!(samples.sum("b", &[]), Some(7.0));
-        assert_eq!(samples.sum("c", &[]), None);
     }
 }

@@ -12,6 +12,12 @@ use crate::{cache, progress};
 /// How long another process may take with the same build.
 const LOCK_DEADLINE: std::time::Duration = std::time::Duration::from_secs(2700);
 
+/// Volcano's module.
+const VOLCANO: &str = "volcano.sh/volcano";
+/// Its versions, and the replacements that its own `go.mod` has: Go heeds those of the main module only. Volcano's
+/// types are a folder of its repository there, and a module of their own here.
+const VOLCANO_GO_MOD: &str = include_str!("tools/volcano/go.mod");
+
 /// A program of the control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Binary {
@@ -27,6 +33,8 @@ pub enum Binary {
     Kwok,
     /// helm: the chart.
     Helm,
+    /// Volcano's scheduler: gangs, and nodes near to each other.
+    VolcanoScheduler,
 }
 
 /// How a program is made.
@@ -82,6 +90,14 @@ impl Binary {
                 module: "helm.sh/helm/v4",
                 package: "helm.sh/helm/v4/cmd/helm",
                 takes: "two minutes",
+            },
+            Self::VolcanoScheduler => Recipe {
+                name: "volcano-scheduler",
+                folder: "volcano",
+                go_mod: VOLCANO_GO_MOD,
+                module: VOLCANO,
+                package: "volcano.sh/volcano/cmd/scheduler",
+                takes: "four minutes",
             },
         }
     }
@@ -141,6 +157,11 @@ pub(super) fn needed_go() -> Result<&'static str> {
     version_of_go(include_str!("tools/kube/go.mod"))
 }
 
+/// Volcano's module at the version of its scheduler, `NAME@vVERSION`.
+pub(super) fn volcano_module() -> Result<String> {
+    Ok(format!("{VOLCANO}@v{}", version(VOLCANO_GO_MOD, VOLCANO)?))
+}
+
 fn version_of_go(go_mod: &str) -> Result<&str> {
     go_mod.lines().find_map(|line| line.strip_prefix("go ")).context("go.mod names no version of Go")
 }
@@ -169,9 +190,8 @@ mod tests {
 
     #[test]
     fn every_program_has_a_version() {
-        for binary in
-            [Binary::Etcd, Binary::ApiServer, Binary::ControllerManager, Binary::Scheduler, Binary::Kwok, Binary::Helm]
-        {
+        use Binary::{ApiServer, ControllerManager, Etcd, Helm, Kwok, Scheduler, VolcanoScheduler};
+        for binary in [Etcd, ApiServer, ControllerManager, Scheduler, Kwok, VolcanoScheduler, Helm] {
             let recipe = binary.recipe();
             assert!(version(recipe.go_mod, recipe.module).is_ok(), "{}", recipe.name);
         }

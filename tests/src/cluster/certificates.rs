@@ -5,13 +5,13 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 
 /// A certificate and its key in PEM, and the authority that signed it.
 #[derive(Clone, Debug)]
-pub(super) struct Certificates {
+pub struct Certificates {
     /// Whom clients trust.
-    pub(super) authority: String,
+    pub authority: String,
     /// For 127.0.0.1.
-    pub(super) certificate: String,
+    pub certificate: String,
     /// Its key.
-    pub(super) key: String,
+    pub key: String,
 }
 
 impl Certificates {
@@ -19,7 +19,7 @@ impl Certificates {
     ///
     /// # Errors
     /// When the cryptographic library refuses.
-    pub(super) fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         let mut params = CertificateParams::new(["kthena-tests-authority".to_owned()])?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;

@@ -31,6 +31,7 @@ const ESTABLISHED_DEADLINE: Duration = Duration::from_secs(30);
 pub struct ControlPlaneOptions {
     pub(super) garbage_collection: bool,
     pub(super) scheduler: bool,
+    pub(super) volcano: bool,
     pub(super) nodes: u32,
 }
 
@@ -43,14 +44,21 @@ impl ControlPlaneOptions {
         self
     }
 
-    /// Pods of `default-scheduler` and of `volcano` are bound to nodes: kube-scheduler. No gangs.
+    /// Pods of `default-scheduler`, and of `volcano` unless its own scheduler runs, are bound to nodes: kube-scheduler. No gangs.
     #[must_use]
     pub fn with_scheduler(mut self) -> Self {
         self.scheduler = true;
         self
     }
 
-    /// So many nodes on which pods run as soon as they are bound: kwok.
+    /// Pods of `volcano` are bound to nodes as gangs: Volcano's scheduler.
+    #[must_use]
+    pub fn with_volcano(mut self) -> Self {
+        self.volcano = true;
+        self
+    }
+
+    /// So many nodes, with more room than a test needs, on which pods run as soon as they are bound: kwok.
     #[must_use]
     pub fn with_nodes(mut self, nodes: u32) -> Self {
         self.nodes = nodes;
@@ -125,8 +133,7 @@ impl ControlPlane {
     /// # Errors
     /// When the kubeconfig file is gone.
     pub async fn config(&self) -> Result<kube::Config> {
-        let kubeconfig = Kubeconfig::read_from(&self.kubeconfig)?;
-        Ok(kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)
+        config_of(&self.kubeconfig).await
     }
 
     /// An administrator's client; it lives in the caller's runtime.
@@ -177,6 +184,15 @@ impl ControlPlane {
         }
         Ok(())
     }
+}
+
+/// How whoever has this kubeconfig file connects.
+///
+/// # Errors
+/// When it cannot be read.
+pub async fn config_of(kubeconfig: &Path) -> Result<kube::Config> {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+    Ok(kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)
 }
 
 /// A flag with its value.

@@ -8,8 +8,6 @@ use super::binaries;
 use super::go::Go;
 use crate::cache;
 
-/// Volcano's module; its `PodGroup` has `subGroupPolicy`.
-const VOLCANO: &str = "volcano.sh/volcano@v1.14.1";
 /// LeaderWorkerSet's module.
 const LEADER_WORKER_SET: &str = "sigs.k8s.io/lws@v0.8.0";
 /// The Gateway API Inference Extension's module.
@@ -26,6 +24,8 @@ pub enum Foreign {
     Queue,
     /// `topology.volcano.sh` HyperNode.
     HyperNode,
+    /// `nodeinfo.volcano.sh` Numatopology, which Volcano's scheduler wants to watch.
+    Numatopology,
     /// `leaderworkerset.x-k8s.io` LeaderWorkerSet.
     LeaderWorkerSet,
     /// `inference.networking.k8s.io` InferencePool.
@@ -34,19 +34,24 @@ pub enum Foreign {
 
 impl Foreign {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::PodGroup, Self::Queue, Self::HyperNode, Self::LeaderWorkerSet, Self::InferencePool];
+    pub const ALL: [Self; 6] =
+        [Self::PodGroup, Self::Queue, Self::HyperNode, Self::Numatopology, Self::LeaderWorkerSet, Self::InferencePool];
 
-    fn source(self) -> (&'static str, &'static str) {
+    /// The module, `NAME@VERSION`, and the file in it.
+    fn source(self) -> Result<(String, &'static str)> {
+        let volcano = |path| Ok((binaries::volcano_module()?, path));
+        let module = |name: &str, path| Ok((name.to_owned(), path));
         match self {
-            Self::PodGroup => (VOLCANO, "config/crd/volcano/bases/scheduling.volcano.sh_podgroups.yaml"),
-            Self::Queue => (VOLCANO, "config/crd/volcano/bases/scheduling.volcano.sh_queues.yaml"),
-            Self::HyperNode => (VOLCANO, "config/crd/volcano/bases/topology.volcano.sh_hypernodes.yaml"),
+            // From 1.14 on it has `subGroupPolicy`.
+            Self::PodGroup => volcano("config/crd/volcano/bases/scheduling.volcano.sh_podgroups.yaml"),
+            Self::Queue => volcano("config/crd/volcano/bases/scheduling.volcano.sh_queues.yaml"),
+            Self::HyperNode => volcano("config/crd/volcano/bases/topology.volcano.sh_hypernodes.yaml"),
+            Self::Numatopology => volcano("config/crd/volcano/bases/nodeinfo.volcano.sh_numatopologies.yaml"),
             Self::LeaderWorkerSet => {
-                (LEADER_WORKER_SET, "config/crd/bases/leaderworkerset.x-k8s.io_leaderworkersets.yaml")
+                module(LEADER_WORKER_SET, "config/crd/bases/leaderworkerset.x-k8s.io_leaderworkersets.yaml")
             }
             Self::InferencePool => {
-                (INFERENCE_EXTENSION, "config/crd/bases/inference.networking.k8s.io_inferencepools.yaml")
+                module(INFERENCE_EXTENSION, "config/crd/bases/inference.networking.k8s.io_inferencepools.yaml")
             }
         }
     }
@@ -56,7 +61,7 @@ impl Foreign {
     /// # Errors
     /// When it cannot be fetched, with what Go said and what to set.
     pub async fn manifest(self) -> Result<String> {
-        let (module, path) = self.source();
+        let (module, path) = self.source()?;
         let caches = cache::folder()?;
         let folder = caches.join("crds").join(module.replace('/', "-"));
         let copy = folder.join(path.rsplit('/').next().unwrap_or(path));
@@ -64,7 +69,7 @@ impl Foreign {
             std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
             let _lock = cache::lock(&folder, "fetch", LOCK_DEADLINE).await?;
             if !copy.exists() {
-                fetch(&caches, module, path, &copy).await?;
+                fetch(&caches, &module, path, &copy).await?;
             }
         }
         std::fs::read_to_string(&copy).with_context(|| format!("cannot read {}", copy.display()))

@@ -1,17 +1,14 @@
 //! The real operator: built by the cargo that runs us, run as a child.
 
-use std::net::SocketAddr;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use tokio::sync::OnceCell;
 
-use crate::picker::Samples;
-use crate::process::{Process, Program};
-use crate::{client, own_binary, poll};
-
-const START_DEADLINE: Duration = Duration::from_secs(30);
+use crate::own_binary;
+use crate::process::Program;
+use crate::running::Running;
 
 /// The path of the operator's binary; built once in a process.
 ///
@@ -75,22 +72,23 @@ impl OperatorOptions {
         for (key, value) in self.env {
             program = program.env(key, value);
         }
-        let process = program.start()?;
-        let address = |line: &str| -> Option<SocketAddr> {
-            let line: serde_json::Value = serde_json::from_str(line).ok()?;
-            let fields = line.get("fields").unwrap_or(&line);
-            fields.get("metricsAddress")?.as_str()?.parse().ok()
-        };
-        let metrics = process.find_line("its metrics' address", START_DEADLINE, address).await?;
-        Ok(Operator { process, metrics })
+        let (running, []) = Running::start("the operator", program, []).await?;
+        Ok(Operator { running })
     }
 }
 
-/// A running operator; dropping it kills it.
+/// A running operator; dropping it kills it. What every program of ours does, [`Running`] does.
 #[derive(Debug)]
 pub struct Operator {
-    process: Process,
-    metrics: SocketAddr,
+    running: Running,
+}
+
+impl Deref for Operator {
+    type Target = Running;
+
+    fn deref(&self) -> &Running {
+        &self.running
+    }
 }
 
 impl Operator {
@@ -100,43 +98,5 @@ impl Operator {
     /// As [`OperatorOptions::start`].
     pub async fn start(kubeconfig: impl Into<PathBuf>) -> Result<Self> {
         OperatorOptions::new(kubeconfig).start().await
-    }
-
-    /// Waits until `/readyz` says so.
-    ///
-    /// # Errors
-    /// When it does not within 30 seconds, with what the operator said.
-    pub async fn wait_until_ready(&self) -> Result<()> {
-        let ready = poll::until("the operator's readiness", START_DEADLINE, async || {
-            let reply = client::get(self.metrics, "/readyz").await.ok()?;
-            (reply.status == 200).then_some(())
-        });
-        ready.await.with_context(|| format!("the operator said:\n{}", self.log()))
-    }
-
-    /// Where `/metrics`, `/healthz` and `/readyz` are.
-    #[must_use]
-    pub fn metrics_address(&self) -> SocketAddr {
-        self.metrics
-    }
-
-    /// The process, to be signalled or measured.
-    #[must_use]
-    pub fn process(&self) -> &Process {
-        &self.process
-    }
-
-    /// What it has logged so far.
-    #[must_use]
-    pub fn log(&self) -> String {
-        self.process.output().join("\n")
-    }
-
-    /// `/metrics`.
-    ///
-    /// # Errors
-    /// When the operator does not answer.
-    pub async fn metrics(&self) -> Result<Samples> {
-        Ok(Samples::parse(&client::get(self.metrics, "/metrics").await?.text()))
     }
 }
