@@ -17,6 +17,8 @@ use tokio::sync::OnceCell;
 
 /// From a change until operator, scheduler and nodes have dealt with it, on a busy machine.
 const SOON: Duration = Duration::from_secs(90);
+/// How long a gang is watched for changes that must not be.
+const A_WHILE: Duration = Duration::from_secs(3);
 /// What the scheduler says of a node that is full.
 const NO_ROOM: &str = "Insufficient cpu";
 /// What a pod takes, in processors. A node has one more than its pods take, so that the nodes of a rack have in sum
@@ -162,6 +164,19 @@ impl Stage {
             (bound.len() == pods).then_some(bound)
         })
         .await
+    }
+
+    /// Watches for a while that nobody changes what is wanted of a gang: the scheduler writes into PodGroups too.
+    pub(crate) async fn wait_settled(&self, gang: &str) -> Result<()> {
+        let before = self.gang(gang).await?;
+        let changed = poll::until("a change", A_WHILE, async || {
+            let now = self.gang(gang).await.ok()?;
+            (now["metadata"]["generation"] != before["metadata"]["generation"]).then_some(now)
+        });
+        match changed.await {
+            Err(_) => Ok(()),
+            Ok(now) => anyhow::bail!("the gang {gang} was {before}, and is {now}"),
+        }
     }
 
     /// Waits until the ModelServing says that so many groups are available.

@@ -68,3 +68,19 @@ async fn each_instance_of_a_role_stays_in_one_rack_though_the_group_spans_them()
     assert_eq!(racks(&bound, "llm-0").len(), 2, "{bound:?}");
     stage.wait_available(1).await
 }
+
+#[tokio::test]
+async fn a_tier_can_be_named_and_operator_and_scheduler_do_not_write_against_each_other() -> Result<()> {
+    let stage = two_racks("tier-name", 2).await?;
+    let policy = json!({"networkTopology": {"groupPolicy": {"mode": "hard", "highestTierName": "rack"}}});
+    stage.create(1, &[PREFILL, DECODE], policy).await?;
+    stage.wait_refused("llm-0", 3).await?;
+    // The scheduler has put the tier's number in place of its name.
+    assert_eq!(stage.gang("llm-0").await?["spec"]["networkTopology"], json!({"mode": "hard", "highestTierAllowed": 1}));
+    stage.wait_settled("llm-0").await?;
+    stage.node_in("b", "b-2", 1).await?;
+    let bound = stage.wait_bound(3).await?;
+    assert_eq!(racks(&bound, "llm-0"), BTreeSet::from(["b".to_owned()]), "{bound:?}");
+    stage.wait_available(1).await?;
+    stage.wait_settled("llm-0").await
+}

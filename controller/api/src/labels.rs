@@ -30,6 +30,8 @@ pub const STARTUP_POLICY: &str = "modelserving.volcano.sh/startup-policy";
 pub const POD_DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 /// Annotation of a pod and a PodGroup: the gang.
 pub const GANG_GROUP_NAME: &str = "scheduling.k8s.io/group-name";
+/// Annotation of a PodGroup: the tiers that its topologies name, as `group=rack,role=host`.
+pub const TIER_NAMES: &str = "modelserving.volcano.sh/tier-names";
 /// Annotation of a pod: its task within the gang.
 pub const GANG_TASK: &str = "volcano.sh/task-spec";
 

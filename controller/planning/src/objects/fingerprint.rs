@@ -41,32 +41,45 @@ pub fn pod_group_fingerprint(group: &PodGroup) -> u64 {
             (resource.clone(), Value::String(amount.map_or_else(|_| quantity.0.clone(), |amount| amount.to_string())))
         })
         .collect();
+    let annotation = |name| group.metadata.annotations.as_ref().and_then(|all| all.get(name));
+    let named = annotation(labels::TIER_NAMES);
+    let of_group = topology(spec.network_topology.as_ref(), names(named, "group="));
+    let by_name = names(named, "role=");
     number(&json!({
         "labels": ours(&group.metadata),
-        "group": group.metadata.annotations.as_ref().and_then(|all| all.get(labels::GANG_GROUP_NAME)),
+        "group": annotation(labels::GANG_GROUP_NAME),
+        "tierNames": named,
         "minMember": spec.min_member.unwrap_or(0),
         "minResources": resources,
         "queue": spec.queue.as_deref().filter(|queue| !queue.is_empty()).unwrap_or(DEFAULT_QUEUE),
         "priorityClassName": spec.priority_class_name.as_deref().unwrap_or_default(),
-        "networkTopology": topology(spec.network_topology.as_ref()),
-        "subGroupPolicy": spec.sub_group_policy.iter().flatten().map(sub_group).collect::<Vec<_>>(),
+        "networkTopology": of_group,
+        "subGroupPolicy": spec.sub_group_policy.iter().flatten().map(|part| sub_group(part, by_name)).collect::<Vec<_>>(),
     }))
 }
 
-fn sub_group(policy: &SubGroupPolicy) -> Value {
+/// Whether the annotation [`labels::TIER_NAMES`] names a tier for this.
+fn names(annotation: Option<&String>, what: &str) -> bool {
+    annotation.is_some_and(|named| named.split(',').any(|part| part.starts_with(what)))
+}
+
+fn sub_group(policy: &SubGroupPolicy, by_name: bool) -> Value {
     json!({
         "name": policy.name,
         "labelSelector": policy.label_selector,
         "matchLabelKeys": policy.match_label_keys,
         "subGroupSize": policy.sub_group_size.unwrap_or(1),
         "minSubGroups": policy.min_sub_groups.unwrap_or(0),
-        "networkTopology": topology(policy.network_topology.as_ref()),
+        "networkTopology": topology(policy.network_topology.as_ref(), by_name),
     })
 }
 
-/// Nothing, or the topology with its default mode.
-fn topology(topology: Option<&NetworkTopology>) -> Value {
+/// Nothing, or the topology with its default mode. The tier of one that is `by_name` is in the annotation.
+fn topology(topology: Option<&NetworkTopology>, by_name: bool) -> Value {
     topology.map_or(Value::Null, |topology| {
+        if by_name {
+            return json!({"mode": topology.mode.unwrap_or_default()});
+        }
         json!({
             "mode": topology.mode.unwrap_or_default(),
             "highestTierAllowed": topology.highest_tier_allowed,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use controller_api::labels;
 use controller_api::pod_group::{PodGroup, PodGroupSpec, SubGroupPolicy};
-use controller_api::v1alpha1::model_serving::{GangPolicy, Role};
+use controller_api::v1alpha1::model_serving::{GangPolicy, GroupNetworkTopology, Role};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::requests::{self, Amounts};
@@ -60,7 +60,9 @@ pub(super) fn build(build: &Build<'_>, group: &str, roles: &[Role], gangs: GangS
     let priority_class = roles.iter().find_map(|role| role.entry_template.spec.as_ref()?.priority_class_name.clone());
 
     let mut metadata = metadata(build, group, group.to_owned());
-    metadata.annotations = Some(BTreeMap::from([(labels::GANG_GROUP_NAME.to_owned(), group.to_owned())]));
+    let mut annotations = BTreeMap::from([(labels::GANG_GROUP_NAME.to_owned(), group.to_owned())]);
+    annotations.extend(topology.and_then(tier_names).map(|names| (labels::TIER_NAMES.to_owned(), names)));
+    metadata.annotations = Some(annotations);
     PodGroup {
         metadata,
         spec: PodGroupSpec {
@@ -72,6 +74,18 @@ pub(super) fn build(build: &Build<'_>, group: &str, roles: &[Role], gangs: GangS
             sub_group_policy: (gangs == GangSupport::SubGroups).then(sub_groups),
         },
     }
+}
+
+/// The tiers that are named, if any. When Volcano's scheduler (1.14) has looked a name up, it writes the tier's number
+/// in its place; from then on only this says what was asked for.
+fn tier_names(topology: &GroupNetworkTopology) -> Option<String> {
+    let policies = [("group", &topology.group_policy), ("role", &topology.role_policy)];
+    let named = policies.iter().filter_map(|(of, policy)| {
+        let name = policy.as_ref()?.highest_tier_name.as_deref().filter(|name| !name.is_empty())?;
+        Some(format!("{of}={name}"))
+    });
+    let named: Vec<String> = named.collect();
+    (!named.is_empty()).then(|| named.join(","))
 }
 
 /// How many instances of `role` must be schedulable with the group: all, unless the gang policy asks for fewer.

@@ -157,6 +157,26 @@ fn a_gang_is_repaired_when_anything_differs_that_is_ours() {
 }
 
 #[test]
+fn a_tier_that_was_named_may_be_numbered_by_volcano_and_another_name_is_written() {
+    let mut serving = serving();
+    serving["spec"]["template"]["networkTopology"] =
+        json!({"groupPolicy": {"highestTierName": "row"}, "rolePolicy": {"highestTierAllowed": 1}});
+    let wanted = gang_of(&serving, GangSupport::SubGroups);
+    let print = pod_group_fingerprint(&wanted);
+    let mut found = wanted.clone();
+    found.spec.network_topology = serde_json::from_value(json!({"mode": "hard", "highestTierAllowed": 2})).ok();
+    assert_eq!(pod_group_fingerprint(&found), print);
+
+    // What was asked for by number is not the scheduler's to write.
+    let parts = found.spec.sub_group_policy.as_mut().expect("parts");
+    parts[0].network_topology.as_mut().expect("a topology").highest_tier_allowed = Some(2);
+    assert_ne!(pod_group_fingerprint(&found), print);
+
+    serving["spec"]["template"]["networkTopology"]["groupPolicy"]["highestTierName"] = json!("rack");
+    assert_ne!(pod_group_fingerprint(&gang_of(&serving, GangSupport::SubGroups)), print);
+}
+
+#[test]
 fn an_entry_pod_that_workers_wait_for_is_bound_without_them() {
     let mut serving = serving();
     serving["metadata"]["annotations"] = json!({"modelserving.volcano.sh/startup-policy": "LeaderReady"});
