@@ -11,6 +11,7 @@ use clap::{Parser, ValueEnum};
 use scheduling::PoolName;
 
 use crate::exchange::BodySend;
+use crate::kv_events::Bind;
 use crate::telemetry::LogFormat;
 
 /// The endpoint picker: Envoy asks over `ext_proc`, it answers which endpoint serves a request.
@@ -128,6 +129,9 @@ pub struct Args {
     /// Port where each engine publishes its KV events, for the scorer kvcache-aware; rank n does so n ports above
     #[arg(long, env = "KTHENA_KV_EVENTS_PORT", value_name = "PORT", default_value_t = 5557, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Caches")]
     pub kv_events_port: u16,
+    /// Where engines connect that publish to the picker, as `tcp://[::]:5557`, instead of being connected to; their topic, `kv@IP:PORT@MODEL`, says which they are
+    #[arg(long, env = "KTHENA_KV_EVENTS_BIND", value_name = "ENDPOINT", help_heading = "Caches")]
+    pub kv_events_bind: Option<Bind>,
     /// Port where each engine repeats its KV events; 0 if none does, then a lost event costs all that is known
     #[arg(long, env = "KTHENA_KV_REPLAY_PORT", value_name = "PORT", default_value_t = 5558, help_heading = "Caches")]
     pub kv_replay_port: u16,
@@ -383,6 +387,7 @@ mod tests {
             ("--bind-address", "localhost", "0.0.0.0"),
             ("--bind-address", "[1.2.3.4]", "0.0.0.0"),
             ("--kube-api-qps", "NaN", "50"),
+            ("--kv-events-bind", "[::]:5557", "tcp://[::]:5557"),
         ] {
             let error = parse(&[flag, value]).unwrap_err();
             assert!(error.contains(flag) && error.contains(example), "{flag} {value}: {error}");

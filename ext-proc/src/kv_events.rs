@@ -3,7 +3,10 @@
 //! ```text
 //! zmtp ──> sequence ──> decode ──> scheduling::kv
 //! ```
+//!
+//! Either the picker connects to each engine (`subscriber`), or the engines connect to it (`callers`).
 
+mod callers;
 pub mod decode;
 pub mod metrics;
 mod msgpack;
@@ -13,5 +16,6 @@ pub mod sequence;
 pub mod subscriber;
 mod zmtp;
 
+pub use callers::Bind;
 pub use metrics::KvMetrics;
 pub use subscriber::{Sources, Subscriber};

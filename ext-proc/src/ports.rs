@@ -33,12 +33,15 @@ pub(crate) struct Listeners {
     pub(crate) grpc_health: TcpListener,
     pub(crate) metrics: TcpListener,
     pub(crate) debug: TcpListener,
+    /// One for each rank, where engines connect; `None`: they are connected to.
+    pub(crate) kv_events: Option<Vec<TcpListener>>,
 }
 
 impl Listeners {
     /// Where.
     pub(crate) fn addresses(&self) -> anyhow::Result<Addresses> {
-        let Self { grpc, model_name, grpc_health, metrics, debug } = self;
+        // Ports for KV events are never 0.
+        let Self { grpc, model_name, grpc_health, metrics, debug, kv_events: _ } = self;
         let mut first = None;
         let mut pools = Vec::new();
         for (pool, listener) in grpc {

@@ -190,6 +190,7 @@ impl Picker {
             destination_list,
             tokenizer_dir,
             kv_events_port,
+            kv_events_bind,
             kv_replay_port,
             kv_events_topic,
             kv_events_ranks,
@@ -233,6 +234,10 @@ impl Picker {
             grpc_health: bind(bind_address, grpc_health_port).await.context("--grpc-health-port")?,
             metrics: bind(bind_address, metrics_port).await.context("--metrics-port")?,
             debug: bind(IpAddr::V4(Ipv4Addr::LOCALHOST), debug_port).await.context("--debug-port")?,
+            kv_events: match kv_events_bind {
+                Some(bind) => Some(bind.listen(kv_events_ranks).await.context("--kv-events-bind")?),
+                None => None,
+            },
         };
         let addresses = listeners.addresses()?;
         addresses.log();
@@ -281,7 +286,15 @@ impl Picker {
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
         let Self {
             addresses: _,
-            listeners: Listeners { grpc, model_name, grpc_health, metrics: metrics_listener, debug: debug_listener },
+            listeners:
+                Listeners {
+                    grpc,
+                    model_name,
+                    grpc_health,
+                    metrics: metrics_listener,
+                    debug: debug_listener,
+                    kv_events: callers,
+                },
             certificate,
             tls,
             source,
@@ -340,8 +353,11 @@ impl Picker {
         let failed = Arc::clone(&metrics);
         let scraper = Scraper::new(Arc::clone(&fleet), move |address| failed.scrape_failed(address));
         others.spawn("scraper", endless(scraper.run()));
-        let subscriber =
+        let mut subscriber =
             Subscriber::new(Arc::clone(&fleet), kv_sources, Arc::clone(&metrics.kv_events), Profile::uses_kv_events);
+        if let Some(listeners) = callers {
+            subscriber = subscriber.called_at(listeners);
+        }
         others.spawn("KV events", endless(subscriber.run()));
         let failed = |source| {
             let metrics = Arc::clone(&metrics);

@@ -135,7 +135,7 @@ async fn what_the_chart_installs_runs_survives_an_upgrade_and_leaves_with_it() -
     install(&helm, "upgrade", &["--reuse-values", "--set", more]).await?;
     assert_eq!(poll::until("the webhook's authority", SOON, bundle).await?, written, "an upgrade keeps it");
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), HOME);
-    let replicas = deployments.get("kthena-controller-manager").await?.spec.and_then(|spec| spec.replicas);
+    let replicas = deployments.get("kthena-controller-manager").await?.spec.replicas;
     assert_eq!(replicas, Some(3));
     assert!(!operator.log().to_lowercase().contains("forbidden"), "{}", operator.log());
     assert!(!picker.log().to_lowercase().contains("forbidden"), "{}", picker.log());

@@ -18,15 +18,15 @@ use tokio::task::JoinHandle;
 
 use crate::running::DEADLINE;
 
-const BLOCK: u32 = 16;
+pub(crate) const BLOCK: u32 = 16;
 
 /// Token ids of `blocks` whole blocks and a little more, which differ from others' from the first on.
-fn prompt(kind: u32, blocks: u32) -> Vec<u32> {
+pub(crate) fn prompt(kind: u32, blocks: u32) -> Vec<u32> {
     (0..blocks * BLOCK + 3).map(|place| kind * 1000 + place).collect()
 }
 
 /// Has the engine compute `prompt`, with `more` fields.
-async fn compute(engine: &Engine, prompt: &[u32], more: &[(&str, &str)]) -> Result<()> {
+pub(crate) async fn compute(engine: &Engine, prompt: &[u32], more: &[(&str, &str)]) -> Result<()> {
     let mut body = json!({"model": engine.model(), "prompt": prompt, "max_tokens": 1});
     let mut call_rank = None;
     for (field, value) in more {
@@ -45,9 +45,9 @@ async fn compute(engine: &Engine, prompt: &[u32], more: &[(&str, &str)]) -> Resu
 }
 
 /// A fleet that listens to its engines.
-struct Listening {
-    fleet: Arc<Fleet>,
-    metrics: Metrics,
+pub(crate) struct Listening {
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) metrics: Metrics,
     subscriber: JoinHandle<()>,
 }
 
@@ -59,19 +59,31 @@ impl Drop for Listening {
 
 impl Listening {
     fn start(engines: &[Engine], ports: KvPorts, replays: bool, ranks: u16) -> Self {
+        let replays = replays.then_some(ports.replay);
+        let endpoints = engines.iter().map(|engine| (engine.address(), "pod"));
+        Self::with(endpoints, ports.events, replays, ranks, |subscriber| subscriber)
+    }
+
+    /// A fleet of these endpoints; `vary` says how they are heard.
+    pub(crate) fn with<'a>(
+        endpoints: impl IntoIterator<Item = (SocketAddr, &'a str)>,
+        port: u16,
+        replay_port: Option<u16>,
+        ranks: u16,
+        vary: impl FnOnce(Subscriber) -> Subscriber,
+    ) -> Self {
         let fleet = Arc::new(Fleet::new(Profile::default()));
         let metrics = Metrics::new(Arc::clone(&fleet), &Default::default());
-        let sources =
-            Sources { port: ports.events, replay_port: replays.then_some(ports.replay), topic: "kv@".into(), ranks };
+        let sources = Sources { port, replay_port, topic: "kv@".into(), ranks };
         sources.check().expect("ports of a test");
         let kv_metrics: Arc<KvMetrics> = Arc::clone(&metrics.kv_events);
         let subscriber = Subscriber::new(Arc::clone(&fleet), sources, kv_metrics, |_| true);
-        let listening = Self { fleet, metrics, subscriber: tokio::spawn(subscriber.run()) };
-        listening.declare(engines.iter().map(|engine| (engine.address(), "pod")));
+        let listening = Self { fleet, metrics, subscriber: tokio::spawn(vary(subscriber).run()) };
+        listening.declare(endpoints);
         listening
     }
 
-    fn declare<'a>(&self, endpoints: impl IntoIterator<Item = (SocketAddr, &'a str)>) {
+    pub(crate) fn declare<'a>(&self, endpoints: impl IntoIterator<Item = (SocketAddr, &'a str)>) {
         let endpoint = |(address, name): (SocketAddr, &str)| DeclaredEndpoint {
             address,
             name: name.into(),
@@ -92,11 +104,22 @@ impl Listening {
         snapshot.kv.matches(&block_keys(prompt, BLOCK, lora, salt), &[slot])[0]
     }
 
-    fn blocks(&self, prompt: &[u32]) -> u32 {
+    /// How many blocks of a prompt each of these endpoints is believed to hold.
+    pub(crate) fn held(&self, prompt: &[u32], addresses: &[SocketAddr]) -> Vec<u32> {
+        let snapshot = self.fleet.snapshot();
+        let endpoints = snapshot.pools.values().flat_map(|pool| pool.endpoints.iter());
+        let slots: Vec<(SocketAddr, Slot)> = endpoints.map(|endpoint| (endpoint.address, endpoint.slot)).collect();
+        let slot = |address: &SocketAddr| slots.iter().find(|(other, _)| other == address).expect("an endpoint").1;
+        let slots: Vec<Slot> = addresses.iter().map(slot).collect();
+        let found = snapshot.kv.matches(&block_keys(prompt, BLOCK, None, None), &slots);
+        found.into_iter().map(|found| found.blocks).collect()
+    }
+
+    pub(crate) fn blocks(&self, prompt: &[u32]) -> u32 {
         self.matched(prompt, None, None).blocks
     }
 
-    async fn until_blocks(&self, prompt: &[u32], blocks: u32) -> Result<()> {
+    pub(crate) async fn until_blocks(&self, prompt: &[u32], blocks: u32) -> Result<()> {
         poll::until(&format!("{blocks} blocks of {}…", prompt[0]), DEADLINE, async || {
             (self.blocks(prompt) == blocks).then_some(())
         })
@@ -105,7 +128,7 @@ impl Listening {
     }
 
     /// The samples whose names begin so.
-    fn counted(&self, name: &str) -> String {
+    pub(crate) fn counted(&self, name: &str) -> String {
         let text = self.metrics.encode(false);
         let named = |line: &&str| line.starts_with(&format!("kthena_router_{name}"));
         text.lines().filter(named).collect::<Vec<_>>().join("\n")

@@ -7,6 +7,7 @@ mod drain;
 mod examples;
 mod files;
 mod health;
+mod kv_callers;
 mod kv_events;
 mod listeners;
 mod running;

@@ -53,9 +53,20 @@ fn the_scheduler_configuration_in_the_readme_loads() {
 
 #[test]
 fn every_flag_in_the_readme_exists() {
-    // Cargo's, the demo's, vLLM's, and kubectl's.
-    const FOREIGN: &[&str] =
-        &["bench", "bin", "for", "help", "keep", "kv-events-config", "nocapture", "release", "server-side", "test"];
+    // Cargo's, the demo's, the engines', and kubectl's.
+    const FOREIGN: &[&str] = &[
+        "bench",
+        "bin",
+        "disaggregation-bootstrap-port",
+        "for",
+        "help",
+        "keep",
+        "kv-events-config",
+        "nocapture",
+        "release",
+        "server-side",
+        "test",
+    ];
     let commands = [Args::command(), kthena_controller_manager::args::Args::command()];
     let arguments = commands.iter().flat_map(clap::Command::get_arguments);
     let known: BTreeSet<&str> = arguments.filter_map(clap::Arg::get_long).collect();

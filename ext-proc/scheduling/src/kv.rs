@@ -19,6 +19,7 @@ mod event;
 mod lane;
 mod plane;
 mod prompt;
+mod search;
 mod table;
 
 use std::collections::HashMap;

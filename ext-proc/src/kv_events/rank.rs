@@ -1,5 +1,5 @@
-//! One data-parallel rank of one endpoint: connects, listens, asks for what is missing, and connects
-//! again, for as long as the endpoint is there.
+//! One data-parallel rank of one endpoint: connects, or waits until it does, listens, asks for what is
+//! missing, and begins again, for as long as the endpoint is there.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -11,15 +11,15 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use rand::Rng;
 use scheduling::Endpoint;
-use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use super::decode::Decoder;
 use super::metrics::{KvMetrics, Outcome, RankState};
 use super::replay::{Replayed, replay};
 use super::sequence::{Action, Cause, Sequence};
-use super::zmtp::{Connection, Role, ZmtpError};
+use super::zmtp::{Connection, Message, Role, ZmtpError};
 use crate::fleet::Fleet;
 
 /// The pause before the first new connection; it doubles up to [`SLOWEST`].
@@ -38,7 +38,6 @@ pub(super) struct Rank {
     pub(super) fleet: Arc<Fleet>,
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) rank: u32,
-    pub(super) events: SocketAddr,
     /// Where batches are repeated; `None`: nowhere.
     pub(super) replays: Option<SocketAddr>,
     pub(super) topic: Arc<str>,
@@ -46,6 +45,45 @@ pub(super) struct Rank {
     pub(super) turns: Arc<Semaphore>,
     pub(super) metrics: Arc<KvMetrics>,
     pub(super) state: Arc<RankState>,
+}
+
+/// A connection to the rank, and the first message where it was read already.
+#[derive(Debug)]
+pub(super) struct Heard {
+    pub(super) connection: Connection,
+    pub(super) first: Option<Message>,
+}
+
+/// Where connections to a rank come from.
+#[derive(Debug)]
+pub(super) enum Events {
+    /// The engine publishes there.
+    At(SocketAddr),
+    /// The engine connects. The newest connection is the one that counts.
+    Handed(mpsc::Receiver<Heard>),
+}
+
+impl Events {
+    /// The next connection; `Absent` where the engine has made none for [`BELIEVED`].
+    async fn next(&mut self, topic: &str) -> Result<Heard, ZmtpError> {
+        match self {
+            Self::At(address) => {
+                let connection = Connection::open(*address, Role::Subscriber { topic: topic.as_bytes() }).await?;
+                Ok(Heard { connection, first: None })
+            }
+            Self::Handed(heard) => timeout(BELIEVED, heard.recv()).await.ok().flatten().ok_or(ZmtpError::Absent),
+        }
+    }
+
+    /// The connection that an engine has made beside the one that is heard; waits for ever where it makes none.
+    async fn newer(&mut self) -> Heard {
+        if let Self::Handed(heard) = self
+            && let Some(heard) = heard.recv().await
+        {
+            return heard;
+        }
+        std::future::pending().await
+    }
 }
 
 type Replays = Pin<Box<dyn Stream<Item = Replayed> + Send>>;
@@ -76,63 +114,85 @@ impl Running {
 
 impl Rank {
     /// Follows the rank until it is dropped.
-    pub(super) async fn follow(self) {
+    pub(super) async fn follow(self, mut events: Events) {
         let mut known = Known::default();
         let mut pause = FASTEST;
         let mut failing = false;
-        let mut heard = Instant::now();
+        let mut last = Instant::now();
+        let mut newer = None;
         loop {
-            let error = match Connection::open(self.events, Role::Subscriber { topic: self.topic.as_bytes() }).await {
-                Ok(connection) => {
+            let next = match newer.take() {
+                Some(newer) => Ok(newer),
+                None => events.next(&self.topic).await,
+            };
+            let error = match next {
+                Ok(heard) => {
                     if std::mem::take(&mut failing) {
                         info!(address = %self.endpoint.address, rank = self.rank, "KV events of an endpoint are heard again.");
                     }
                     let since = Instant::now();
                     self.state.connected(true);
-                    let error = self.listen(connection, &mut known).await;
+                    let ended = self.listen(heard, &mut known, &mut events).await;
                     self.state.connected(false);
-                    heard = Instant::now();
+                    last = Instant::now();
                     // One that breaks at once will do so again.
-                    if heard.duration_since(since) > SLOWEST {
+                    if last.duration_since(since) > SLOWEST {
                         pause = FASTEST;
                     }
-                    error
+                    match ended {
+                        Ok(heard) => {
+                            newer = Some(heard);
+                            continue;
+                        }
+                        Err(error) => error,
+                    }
                 }
                 Err(error) => error,
             };
             if !std::mem::replace(&mut failing, true) {
-                warn!(address = %self.endpoint.address, rank = self.rank, source = %self.events, %error, "Cannot hear an endpoint's KV events.");
+                warn!(address = %self.endpoint.address, rank = self.rank, source = ?events, %error, "Cannot hear an endpoint's KV events.");
             }
-            if heard.elapsed() > BELIEVED && known.sequence.next().is_some() {
+            if last.elapsed() >= BELIEVED && known.sequence.next().is_some() {
                 known = Known::default();
                 self.forget();
             }
-            // Half to all of the pause, so that a fleet's pickers do not come back in step.
-            let jitter = rand::rng().random_range(0.5..1.0);
-            tokio::time::sleep(pause.mul_f64(jitter)).await;
-            pause = (pause * 2).min(SLOWEST);
+            if matches!(events, Events::At(_)) {
+                // Half to all of the pause, so that a fleet's pickers do not come back in step.
+                let jitter = rand::rng().random_range(0.5..1.0);
+                tokio::time::sleep(pause.mul_f64(jitter)).await;
+                pause = (pause * 2).min(SLOWEST);
+            }
         }
     }
 
-    /// Listens until the connection breaks.
-    async fn listen(&self, mut connection: Connection, known: &mut Known) -> ZmtpError {
+    /// Listens until the connection breaks, or the engine has made a newer one.
+    async fn listen(&self, heard: Heard, known: &mut Known, events: &mut Events) -> Result<Heard, ZmtpError> {
+        let Heard { mut connection, first } = heard;
+        // Of a connection that the engine made, the first message said whose it is.
+        let topic = first.as_ref().and_then(|first| first.first()).cloned();
         let mut running = Running::default();
         known.sequence.connected(&mut known.actions);
+        self.act(known, &mut running);
+        if let Some(first) = first {
+            self.published(&first, topic.as_ref(), known);
+        }
         loop {
             self.act(known, &mut running);
             tokio::select! {
-                message = connection.receive() => match message {
-                    Ok(message) => match message.as_slice() {
-                        [_, number, batch] if number.len() == 8 => {
-                            let number = number.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
-                            known.sequence.published(number, batch.clone(), &mut known.actions);
-                        }
-                        _ => self.metrics.unreadable(),
-                    },
-                    Err(error) => return error,
-                },
+                message = connection.receive() => self.published(&message?, topic.as_ref(), known),
                 item = running.next() => self.replayed(item, known, &mut running),
+                newer = events.newer() => return Ok(newer),
             }
+        }
+    }
+
+    fn published(&self, message: &Message, expected: Option<&Bytes>, known: &mut Known) {
+        match message.as_slice() {
+            [topic, number, batch] if number.len() == 8 && expected.is_none_or(|expected| expected == topic) => {
+                let number = number.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+                known.sequence.published(number, batch.clone(), &mut known.actions);
+            }
+            _ => self.metrics.unreadable(),
         }
     }
 

@@ -9,11 +9,14 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::{AbortHandle, AbortRegistration, Abortable};
 use futures_util::stream::FuturesUnordered;
+use futures_util::stream::SelectAll;
 use scheduling::{Endpoint, Profile};
-use tokio::sync::Semaphore;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc};
 
+use super::callers::{Caller, Callers, callers};
 use super::metrics::KvMetrics;
-use super::rank::Rank;
+use super::rank::{Events, Heard, Rank};
 use crate::fleet::Fleet;
 
 /// How often the fleet and the profile are looked at for what has changed.
@@ -74,6 +77,8 @@ pub struct Subscriber {
     metrics: Arc<KvMetrics>,
     turns: Arc<Semaphore>,
     targets: HashMap<(SocketAddr, u32), Target>,
+    /// Where the engines connect; `None`: they are connected to.
+    callers: Option<SelectAll<Callers>>,
     /// The generation of the snapshot that was last followed, and whether the profile wanted it then.
     seen: Option<(u64, bool)>,
 }
@@ -81,6 +86,8 @@ pub struct Subscriber {
 /// A rank that is followed until this is dropped.
 struct Target {
     endpoint: Arc<Endpoint>,
+    /// Takes connections that the engine made.
+    calls: Option<mpsc::Sender<Heard>>,
     follower: AbortHandle,
 }
 
@@ -107,15 +114,26 @@ impl Subscriber {
         wanted: impl Fn(&Profile) -> bool + Send + Sync + 'static,
     ) -> Self {
         let turns = Arc::new(Semaphore::new(REPLAYS));
-        Self { fleet, wanted: Box::new(wanted), sources, metrics, turns, targets: HashMap::new(), seen: None }
+        let (wanted, targets) = (Box::new(wanted), HashMap::new());
+        Self { fleet, wanted, sources, metrics, turns, targets, callers: None, seen: None }
+    }
+
+    /// Waits at these listeners, one for each rank, for engines that connect, instead of connecting to them:
+    /// vLLM's publisher connects where its `endpoint` names a host.
+    #[must_use]
+    pub fn called_at(mut self, listeners: Vec<TcpListener>) -> Self {
+        let caller =
+            |(rank, listener)| callers(rank, listener, Arc::clone(&self.sources.topic), Arc::clone(&self.fleet));
+        self.callers = Some((0..).zip(listeners).map(caller).collect());
+        self
     }
 
     /// Follows for ever.
     pub async fn run(mut self) {
         let mut followers = FuturesUnordered::new();
         loop {
-            for (rank, registration) in self.follow_fleet() {
-                followers.push(Abortable::new(rank.follow(), registration));
+            for (rank, events, registration) in self.follow_fleet() {
+                followers.push(Abortable::new(rank.follow(events), registration));
             }
             let wanted = self.seen.is_some_and(|(_, wanted)| wanted);
             let tick = tokio::time::sleep(if wanted { TICK } else { SLOW_TICK });
@@ -125,13 +143,25 @@ impl Subscriber {
                 tokio::select! {
                     () = &mut tick => break,
                     Some(_) = followers.next() => {}
+                    Some(caller) = next(&mut self.callers), if wanted => {
+                        self.answer(caller);
+                    }
                 }
             }
         }
     }
 
+    /// Hands the connection to whoever follows the endpoint. Where that is nobody yet, or it has one to take
+    /// up already, the connection ends, and the engine makes another.
+    fn answer(&self, Caller { endpoint, rank, heard }: Caller) {
+        let target = self.targets.get(&(endpoint.address, rank));
+        if let Some(calls) = target.and_then(|target| target.calls.as_ref()) {
+            let _ = calls.try_send(heard);
+        }
+    }
+
     /// Leaves endpoints that have left, and takes up those that came.
-    fn follow_fleet(&mut self) -> Vec<(Rank, AbortRegistration)> {
+    fn follow_fleet(&mut self) -> Vec<(Rank, Events, AbortRegistration)> {
         let snapshot = self.fleet.snapshot();
         let wanted = (self.wanted)(&self.fleet.profile());
         if self.seen.replace((snapshot.generation, wanted)) == Some((snapshot.generation, wanted)) {
@@ -158,15 +188,21 @@ impl Subscriber {
                     fleet: Arc::clone(&self.fleet),
                     endpoint: Arc::clone(endpoint),
                     rank: rank.into(),
-                    events: address(events),
                     replays: replays.map(address),
                     topic: Arc::clone(&self.sources.topic),
                     turns: Arc::clone(&self.turns),
                     metrics: Arc::clone(&self.metrics),
                     state: self.metrics.follow(key.0, key.1),
                 };
-                new.push((rank, registration));
-                self.targets.insert(key, Target { endpoint: Arc::clone(endpoint), follower });
+                let (calls, events) = match &self.callers {
+                    None => (None, Events::At(address(events))),
+                    Some(_) => {
+                        let (calls, heard) = mpsc::channel(1);
+                        (Some(calls), Events::Handed(heard))
+                    }
+                };
+                new.push((rank, events, registration));
+                self.targets.insert(key, Target { endpoint: Arc::clone(endpoint), calls, follower });
             }
         }
         for ((address, rank), target) in before {
@@ -177,6 +213,14 @@ impl Subscriber {
             }
         }
         new
+    }
+}
+
+/// The next engine that connects, where any may.
+async fn next(callers: &mut Option<SelectAll<Callers>>) -> Option<Caller> {
+    match callers {
+        Some(callers) => callers.next().await,
+        None => std::future::pending().await,
     }
 }
 

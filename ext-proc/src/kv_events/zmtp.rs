@@ -46,6 +46,8 @@ pub(super) enum ZmtpError {
     Deadline,
     #[error("no sign of life for {} s", 2 * SILENCE.as_secs())]
     Silent,
+    #[error("it has not connected to --kv-events-bind, or has published nothing there")]
+    Absent,
     #[error("the connection broke: {0}")]
     Io(#[from] std::io::Error),
     #[error("the peer does not speak ZMTP 3 with mechanism NULL: is this the port of the KV events?")]
@@ -86,11 +88,16 @@ struct Frame {
 
 impl Connection {
     pub(super) async fn open(address: SocketAddr, role: Role<'_>) -> Result<Self, ZmtpError> {
-        timeout(DEADLINE, Self::greet(address, role)).await.map_err(|_| ZmtpError::Deadline)?
+        let open = async { Self::greet(TcpStream::connect(address).await?, role).await };
+        timeout(DEADLINE, open).await.map_err(|_| ZmtpError::Deadline)?
     }
 
-    async fn greet(address: SocketAddr, role: Role<'_>) -> Result<Self, ZmtpError> {
-        let stream = TcpStream::connect(address).await?;
+    /// As [`Connection::open`], with a peer that has connected: with mechanism NULL both sides say the same.
+    pub(super) async fn accepted(stream: TcpStream, role: Role<'_>) -> Result<Self, ZmtpError> {
+        timeout(DEADLINE, Self::greet(stream, role)).await.map_err(|_| ZmtpError::Deadline)?
+    }
+
+    async fn greet(stream: TcpStream, role: Role<'_>) -> Result<Self, ZmtpError> {
         stream.set_nodelay(true)?;
         let mut connection = Self {
             stream,

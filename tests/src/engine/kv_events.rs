@@ -74,6 +74,15 @@ pub enum Lost {
     Forgotten,
 }
 
+/// To whom an engine publishes that connects, instead of waiting for subscribers. Rank n connects n ports above.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KvCall {
+    /// The subscriber.
+    pub to: SocketAddr,
+    /// What each message begins with.
+    pub topic: String,
+}
+
 #[derive(Debug)]
 pub(super) enum Command {
     Publish(Vec<Event>),
@@ -85,6 +94,7 @@ pub(super) enum Command {
 pub(super) struct Publisher {
     config: KvEvents,
     ports: KvPorts,
+    call: Option<KvCall>,
     ranks: Vec<(mpsc::Sender<Command>, JoinHandle<()>)>,
 }
 
@@ -92,21 +102,35 @@ pub(super) struct Publisher {
 type Listeners = Vec<(TcpListener, TcpListener)>;
 
 impl Publisher {
-    pub(super) async fn start(config: KvEvents, host: IpAddr, listeners: Listeners) -> Result<Self> {
+    pub(super) async fn start(
+        config: KvEvents,
+        host: IpAddr,
+        listeners: Listeners,
+        call: Option<KvCall>,
+    ) -> Result<Self> {
         let first = listeners.first().context("at least one rank")?;
         let ports = KvPorts { events: first.0.local_addr()?.port(), replay: first.1.local_addr()?.port() };
-        let mut publisher = Self { config, ports, ranks: Vec::new() };
+        let topic = call.as_ref().map_or_else(|| format!("kv@{host}@sim"), |call| call.topic.clone());
+        let mut publisher = Self { config, ports, call, ranks: Vec::new() };
         for (rank, (events, replay)) in (0..).zip(listeners) {
             let (mut publish, mut router) = (PubSocket::new(), RouterSocket::new());
             for listener in [&events, &replay] {
                 listener.set_nonblocking(true)?;
             }
-            publish.bind_listener(events).await?;
+            match &publisher.call {
+                Some(call) => {
+                    let port = call.to.port().checked_add(u16::try_from(rank)?).context("no such port")?;
+                    publish.connect(&format!("tcp://{}", SocketAddr::new(call.to.ip(), port))).await?;
+                }
+                None => {
+                    publish.bind_listener(events).await?;
+                }
+            }
             if config.replay != ReplayForm::Off {
                 router.bind_listener(replay).await?;
             }
             let (commands, queue) = mpsc::channel(QUEUE);
-            let topic = Bytes::from(format!("kv@{host}@sim"));
+            let topic = Bytes::from(topic.clone());
             let rank = Rank { config, rank, topic, next: 0, remembered: VecDeque::new(), lost: VecDeque::new() };
             publisher.ranks.push((commands, tokio::spawn(rank.run(publish, router, queue))));
         }
@@ -123,12 +147,12 @@ impl Publisher {
     }
 
     /// Ends it, so that its ports are free; what it takes to start it again.
-    pub(super) async fn stop(mut self) -> (KvEvents, KvPorts) {
+    pub(super) async fn stop(mut self) -> (KvEvents, KvPorts, Option<KvCall>) {
         for (_, task) in std::mem::take(&mut self.ranks) {
             task.abort();
             let _ = task.await;
         }
-        (self.config, self.ports)
+        (self.config, self.ports, self.call.take())
     }
 }
 

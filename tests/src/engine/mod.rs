@@ -28,7 +28,7 @@ use tokio::task::JoinHandle;
 
 pub use config::{EngineConfig, Timing};
 pub use fault::Fault;
-pub use kv_events::{EventForm, KvEvents, KvPorts, Lost, ReplayForm};
+pub use kv_events::{EventForm, KvCall, KvEvents, KvPorts, Lost, ReplayForm};
 pub use record::Received;
 pub use transfer::Transfers;
 
@@ -65,7 +65,7 @@ pub struct Engine {
     state: Arc<State>,
     server: Option<JoinHandle<()>>,
     /// What published KV events before the engine was killed.
-    published: Option<(KvEvents, KvPorts)>,
+    published: Option<(KvEvents, KvPorts, Option<KvCall>)>,
 }
 
 impl State {
@@ -169,12 +169,12 @@ impl Engine {
             self.server = Some(tokio::spawn(server::serve(listener, Arc::clone(&self.state))));
             transfer::join(&self.state);
         }
-        if let Some((config, ports)) = self.published.take() {
+        if let Some((config, ports, call)) = self.published.take() {
             // The last connections may still be closing.
             let listeners = crate::poll::until("the ports of the KV events", Duration::from_secs(5), async || {
                 kv_events::listen(&[self.address().ip()], self.state.config.ranks, Some(ports)).ok()?.pop()
             });
-            let publisher = Publisher::start(config, self.address().ip(), listeners.await?).await?;
+            let publisher = Publisher::start(config, self.address().ip(), listeners.await?, call).await?;
             *self.state.publisher.lock() = Some(publisher);
         }
         Ok(())
@@ -186,12 +186,26 @@ impl Engine {
     /// # Errors
     /// When no such ports are found.
     pub async fn publish_kv_events(engines: impl IntoIterator<Item = &Self>, config: KvEvents) -> Result<KvPorts> {
-        let engines: Vec<&Self> = engines.into_iter().collect();
-        let hosts: Vec<_> = engines.iter().map(|engine| engine.address().ip()).collect();
-        let ranks = engines.iter().map(|engine| engine.state.config.ranks).max().unwrap_or(1);
+        Self::tell(engines.into_iter().map(|engine| (engine, None)).collect(), config).await
+    }
+
+    /// As [`Engine::publish_kv_events`], of engines that connect to a subscriber.
+    ///
+    /// # Errors
+    /// When no ports for replays are found, or the subscriber does not listen.
+    pub async fn call_with_kv_events(
+        engines: impl IntoIterator<Item = (&Self, KvCall)>,
+        config: KvEvents,
+    ) -> Result<KvPorts> {
+        Self::tell(engines.into_iter().map(|(engine, call)| (engine, Some(call))).collect(), config).await
+    }
+
+    async fn tell(engines: Vec<(&Self, Option<KvCall>)>, config: KvEvents) -> Result<KvPorts> {
+        let hosts: Vec<_> = engines.iter().map(|(engine, _)| engine.address().ip()).collect();
+        let ranks = engines.iter().map(|(engine, _)| engine.state.config.ranks).max().unwrap_or(1);
         let mut ports = None;
-        for (engine, listeners) in engines.into_iter().zip(kv_events::listen(&hosts, ranks, None)?) {
-            let publisher = Publisher::start(config, engine.address().ip(), listeners).await?;
+        for ((engine, call), listeners) in engines.into_iter().zip(kv_events::listen(&hosts, ranks, None)?) {
+            let publisher = Publisher::start(config, engine.address().ip(), listeners, call).await?;
             ports = Some(publisher.ports());
             *engine.state.publisher.lock() = Some(publisher);
         }

@@ -1,10 +1,9 @@
-//! Up to 64 lanes that share one table of blocks, and the search for how much of a prompt each holds.
+//! Up to 64 lanes that share one table of blocks, and how much of a prompt each of them holds.
 //!
 //! A lane's blocks in the table are closed towards the beginning: with a block it has all before it.
 //! Where an engine evicts a block out of the middle, the block stays in the table as a *hole* until
-//! nothing after it is left. So the search may gallop over a prompt from one change to the next, the
-//! depth of a lane rests on one single read of its deepest block, and holes are looked up afterwards,
-//! only for the few lanes that have any.
+//! nothing after it is left. So a search need not look at every block (see `kv/search.rs`), and holes
+//! are looked up afterwards, only for the few lanes that have any.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +17,8 @@ use crate::endpoint::Slot;
 use crate::kv::chain::BlockKey;
 use crate::kv::event::{Applied, KvEvent, Medium};
 use crate::kv::lane::Lane;
-use crate::kv::table::{Place, ROW, Tables, Writing};
+use crate::kv::search::search;
+use crate::kv::table::{Place, Tables, Writing};
 
 /// Lanes in a plane: the bits of a set.
 pub(super) const LANES: usize = 64;
@@ -97,38 +97,6 @@ fn bits(mut set: u64) -> impl Iterator<Item = usize> {
     })
 }
 
-/// Blocks that are looked up without waiting for each other: the memory answers for all of them in
-/// little more than the time for one.
-const AT_ONCE: usize = 3;
-
-/// Calls `ended` with lanes among `wanted` and how many leading keys they have: from one change in the
-/// set of lanes to the next. The first round of a search goes out in growing steps, since most changes
-/// are near; the following ones part what is left in equal steps.
-fn gallop(tables: &Tables, keys: &[BlockKey], wanted: u64, mut ended: impl FnMut(u64, u32)) {
-    let lanes = |position: usize| Place::in_prompt(keys, position).map_or(0, |place| tables.lanes(place));
-    let mut from = 0;
-    let mut alive = lanes(0) & wanted;
-    while alive != 0 {
-        // Invariant: all that are alive have the block `last`, and only `left` have the block `end`.
-        let (mut last, mut end, mut left) = (from, keys.len(), 0);
-        let mut steps = [ROW, ROW * 8, ROW * 64];
-        while end - last > 1 {
-            let found = steps.map(|step| (last + step, lanes(last + step)));
-            for (position, lanes) in found {
-                if position < end && lanes & alive == alive {
-                    last = position;
-                } else if position < end {
-                    (end, left) = (position, lanes & alive);
-                }
-            }
-            let even = (end - last).div_ceil(AT_ONCE + 1);
-            steps = [even, even * 2, even * 3];
-        }
-        ended(alive & !left, u32::try_from(end).unwrap_or(u32::MAX));
-        (from, alive) = (end, left);
-    }
-}
-
 impl Plane {
     pub(super) fn new() -> Self {
         let writing = Writing::new();
@@ -148,7 +116,7 @@ impl Plane {
         let mut depths = Depths::none();
         let version = self.version.load(Ordering::Acquire);
         let active = self.active.load(Ordering::Acquire);
-        gallop(&self.tables.load(), keys, active, |lanes, blocks| {
+        search(&self.tables.load(), keys, active, |lanes, blocks| {
             bits(lanes).for_each(|lane| depths.put(lane, blocks, blocks.saturating_mul(100)));
         });
         let uneven = self.uneven.load(Ordering::Acquire);
@@ -167,7 +135,7 @@ impl Plane {
         let exceptions = exceptions.read();
         let active = self.active.load(Ordering::Acquire) & 1 << lane;
         let mut depth = 0;
-        gallop(&self.tables.load(), keys, active, |_, blocks| depth = blocks);
+        search(&self.tables.load(), keys, active, |_, blocks| depth = blocks);
         let of_prompt = |key: &BlockKey| exceptions.get(&key.0).copied();
         let keys = keys.get(..depth as usize).unwrap_or_default();
         let mut lost = Vec::new();

@@ -53,10 +53,14 @@ impl Place {
         Some(Self { first: *first, position, key: *key })
     }
 
-    /// The highest bits: the lowest choose the row.
     fn shard(&self) -> usize {
-        (self.first.0 >> 58) as usize
+        shard(self.first)
     }
+}
+
+/// By the highest bits: the lowest choose the row.
+fn shard(first: BlockKey) -> usize {
+    (first.0 >> 58) as usize
 }
 
 /// Open addressing over rows with linear probing; tags are hashes already.
@@ -152,6 +156,17 @@ impl Found<'_> {
 pub(super) struct Tables(Vec<Arc<Table>>);
 
 impl Tables {
+    /// Has the memory bring what [`Tables::lanes`] will want of a row that begins with this key. What it
+    /// answers is of no use but to be needed: no branch hangs on it, so that several are under way at once.
+    #[inline]
+    pub(super) fn fetch(&self, first: BlockKey) -> u64 {
+        let row = |table: &Arc<Table>| {
+            let row = table.rows.get(first.0 as usize & table.rows.len().wrapping_sub(1))?;
+            Some(row.tag.load(Ordering::Relaxed) ^ row.first.load(Ordering::Relaxed))
+        };
+        self.0.get(shard(first)).and_then(row).unwrap_or_default()
+    }
+
     /// The lanes that hold the block.
     #[inline]
     pub(super) fn lanes(&self, place: Place) -> u64 {

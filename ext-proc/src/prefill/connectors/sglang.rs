@@ -1,6 +1,7 @@
 //! `sglang`: prefill and decode run at once and meet at the prefill's bootstrap server, in a room.
 //!
-//! `bootstrap_port` is left out: the engine then takes its own `--disaggregation-bootstrap-port`.
+//! `bootstrap_port` is left out, since no field of a ModelServer says it: decode then takes its own
+//! `--disaggregation-bootstrap-port`, 8998 unless set, for the prefill engine's.
 
 use std::net::IpAddr;
 
