@@ -304,6 +304,27 @@ impl Cluster {
         self.call(verb, kind, call).await.map_err(|error| error.failure(&format!("{kind} {name}")))
     }
 
+    /// Deletes the object if it still has this UID; gone already is a success.
+    pub(crate) async fn delete_owned<K: Clone + Debug + DeserializeOwned + Resource>(
+        &self,
+        api: &Api<K>,
+        kind: &'static str,
+        name: &str,
+        uid: &str,
+    ) -> Result<(), Failure> {
+        if !self.fence.holds() {
+            return Err(Failure::Soon(NOT_THE_LEADER.to_owned()));
+        }
+        let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+        let params = DeleteParams::background().preconditions(preconditions);
+        match self.call("delete", kind, async { api.delete(name, &params).await.map(drop) }).await {
+            Ok(()) => Ok(()),
+            Err(error) if error.is_gone() => Ok(()),
+            // The watch will tell whose the name is now.
+            Err(error) => Err(error.failure(&format!("{kind} {name}"))),
+        }
+    }
+
     fn api<K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>>(&self, pass: &Pass<'_>) -> Api<K> {
         Api::namespaced(self.client.clone(), &pass.key.namespace)
     }

@@ -6,11 +6,14 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 
 use clap::Parser;
+use controller_api::inference_pool::FailureMode;
+use planning::attachment::Settings;
 
 use crate::telemetry::LogFormat;
 pub use controllers::Controllers;
 
-/// The operator: it turns ModelServings into pods, services and gangs, and keeps them so.
+/// The operator: it turns ModelServings into pods, services and gangs, ModelServers into InferencePools and ModelRoutes
+/// into HTTPRoutes, and keeps them so.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "kthena-controller-manager", version, max_term_width = 100)]
 pub struct Args {
@@ -51,7 +54,7 @@ pub struct Args {
         help_heading = "Work"
     )]
     pub controllers: Controllers,
-    /// ModelServings that are worked on at the same time
+    /// Objects of each kind that are worked on at the same time
     #[arg(long, env = "KTHENA_WORKERS", value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000), help_heading = "Work")]
     pub workers: u16,
     /// Of several replicas only one writes, and ends when it may no longer; `false` is for a single replica
@@ -69,6 +72,22 @@ pub struct Args {
         help_heading = "Work"
     )]
     pub hostname: String,
+
+    /// The Service of the picker; one of this name must be in every namespace with ModelServers
+    #[arg(
+        long,
+        env = "KTHENA_PICKER_SERVICE",
+        value_name = "NAME",
+        default_value = "kthena-ext-proc",
+        help_heading = "Networking"
+    )]
+    pub picker_service: String,
+    /// The port of that Service
+    #[arg(long, env = "KTHENA_PICKER_PORT", value_name = "PORT", default_value_t = 9002, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Networking")]
+    pub picker_port: u16,
+    /// What gateways do when the picker does not answer: `FailClose` refuses requests, `FailOpen` sends them anywhere
+    #[arg(long, env = "KTHENA_PICKER_FAILURE_MODE", value_name = "MODE", default_value = "FailClose", value_parser = parse_failure_mode, help_heading = "Networking")]
+    pub picker_failure_mode: FailureMode,
 
     /// Serve the admission webhook
     #[arg(long, env = "KTHENA_ENABLE_WEBHOOK", value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set, help_heading = "Webhook")]
@@ -158,6 +177,16 @@ impl Args {
         (qps, if self.kube_api_burst > 0 { self.kube_api_burst } else { 100 })
     }
 
+    /// What is said of every InferencePool.
+    #[must_use]
+    pub fn attachment(&self) -> Settings {
+        Settings {
+            picker_service: self.picker_service.clone(),
+            picker_port: self.picker_port,
+            failure_mode: self.picker_failure_mode,
+        }
+    }
+
     /// `--log-level`, or what `-v` makes of it.
     #[must_use]
     pub fn log_filter(&self) -> &str {
@@ -169,6 +198,14 @@ fn parse_address(text: &str) -> Result<IpAddr, String> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
     let parsed = bare.map_or_else(|| text.parse().ok(), |text| text.parse::<Ipv6Addr>().ok().map(IpAddr::V6));
     parsed.ok_or_else(|| "write it as an IP address, for example `[::]`, `0.0.0.0` or `127.0.0.1`".to_owned())
+}
+
+fn parse_failure_mode(text: &str) -> Result<FailureMode, String> {
+    match text {
+        "FailOpen" => Ok(FailureMode::FailOpen),
+        "FailClose" => Ok(FailureMode::FailClose),
+        _ => Err("write FailOpen or FailClose".to_owned()),
+    }
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {
@@ -230,6 +267,7 @@ mod tests {
             ("--bind-address", "localhost", "0.0.0.0"),
             ("--controllers", "modelservings", "modelserving"),
             ("--workers", "0", "1..=1000"),
+            ("--picker-failure-mode", "open", "FailOpen"),
         ] {
             let error = parse(&[&format!("{flag}={value}")]).unwrap_err();
             assert!(error.contains(flag) && error.contains(example), "{flag} {value}: {error}");

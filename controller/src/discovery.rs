@@ -1,4 +1,4 @@
-//! Kinds that may come and go while we run: Volcano's gangs, LeaderWorkerSets.
+//! Kinds that may come and go while we run: Volcano's gangs, LeaderWorkerSets, those of the Gateway API.
 
 use std::fmt::Debug;
 use std::pin::pin;
@@ -30,6 +30,13 @@ pub const POD_GROUPS: Kind =
 /// LeaderWorkerSets: 0.8 has no generation in their status, and refuses one.
 pub const LEADER_WORKER_SETS: Kind =
     Kind { definition: "leaderworkersets.leaderworkerset.x-k8s.io", field: "status/properties/observedGeneration" };
+
+/// InferencePools of the Gateway API Inference Extension.
+pub const INFERENCE_POOLS: Kind =
+    Kind { definition: "inferencepools.inference.networking.k8s.io", field: "spec/properties/targetPorts" };
+/// HTTPRoutes of the Gateway API.
+pub const HTTP_ROUTES: Kind =
+    Kind { definition: "httproutes.gateway.networking.k8s.io", field: "spec/properties/rules" };
 
 /// The longest that one call may take.
 const CALL_DEADLINE: Duration = Duration::from_secs(15);

@@ -17,14 +17,14 @@ use crate::apply::{Cluster, FIELD_MANAGER, Failure};
 use crate::events::Events;
 use crate::observe::store::{Key, Objects, Read, Store, Told};
 use crate::observe::tolerant::Tolerant;
-use crate::queue::{Outcome, Queue};
+use crate::queue::{Outcome, Passes, Queue};
 
 /// The LeaderWorkerSets that are known, and which of them to look at.
 #[derive(Debug, Default)]
 pub struct LeaderWorkerSets {
     known: Mutex<Objects<LeaderWorkerSet>>,
     /// Which to look at.
-    pub queue: Queue,
+    pub queue: Arc<Queue>,
     /// Their status has no `observedGeneration`.
     old: AtomicBool,
 }
@@ -79,9 +79,10 @@ impl Adopter {
     ) -> Self {
         Self { sets, store, cluster, queue, events }
     }
+}
 
-    /// One pass.
-    pub async fn reconcile(&self, key: &Key) -> Outcome {
+impl Passes for Adopter {
+    async fn reconcile(&self, key: &Key) -> Outcome {
         let set = match self.sets.known.lock().get(key) {
             None => return Outcome::Gone,
             Some(Read::Bad { error, .. }) => {
@@ -125,7 +126,9 @@ impl Adopter {
             }
         }
     }
+}
 
+impl Adopter {
     async fn write(
         &self,
         key: &Key,

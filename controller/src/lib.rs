@@ -4,11 +4,12 @@
 //! [`observe::store`], and its ModelServing is put into the [`queue`]; a worker takes it and makes a pass
 //! ([`reconcile`]): the facts go into `planning::plan`, the plan is carried out by [`apply`], and what the API server
 //! answers goes into the store at once, so that the next pass sees it. A pass that finds nothing to do writes nothing.
-//! [`run`] is the map of the process.
+//! ModelServers and ModelRoutes have passes of their own ([`attachment`]). [`run`] is the map of the process.
 
 pub mod admin;
 pub mod apply;
 pub mod args;
+pub mod attachment;
 pub mod debug;
 pub mod discovery;
 pub mod events;

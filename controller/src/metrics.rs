@@ -14,6 +14,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use crate::attachment::Attachments;
 use crate::observe::store::Store;
 use crate::queue::Queue;
 
@@ -56,9 +57,9 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Metrics over this store and queue.
+    /// Metrics over these stores and this queue.
     #[must_use]
-    pub fn new(store: Arc<Store>, queue: Arc<Queue>) -> Self {
+    pub fn new(store: Arc<Store>, queue: Arc<Queue>, attachments: Arc<Attachments>) -> Self {
         let mut registry = Registry::with_prefix("kthena_controller");
         let writes = Family::<WriteLabels, Counter>::default();
         registry.register("writes", "Writes to the API server", writes.clone());
@@ -71,7 +72,7 @@ impl Metrics {
         registry.register("events_dropped", "Kubernetes events that were not written", events_dropped.clone());
         registry.register("build", "This build", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         let leads = Arc::new(AtomicBool::new(false));
-        registry.register_collector(Box::new(State { store, queue, leads: Arc::clone(&leads) }));
+        registry.register_collector(Box::new(State { store, queue, attachments, leads: Arc::clone(&leads) }));
         Self { registry, writes, passes, watch_errors, events_dropped, leads }
     }
 
@@ -111,6 +112,7 @@ impl Metrics {
 struct State {
     store: Arc<Store>,
     queue: Arc<Queue>,
+    attachments: Arc<Attachments>,
     leads: Arc<AtomicBool>,
 }
 
@@ -119,6 +121,19 @@ impl Collector for State {
         let (due, failing) = self.queue.depth();
         gauge(&mut encoder, "queue_depth", "ModelServings whose pass is due", &[("", "", count(due))])?;
         gauge(&mut encoder, "failing", "ModelServings whose last pass failed", &[("", "", count(failing))])?;
+        let (due, stuck) = self.attachments.depth();
+        gauge(
+            &mut encoder,
+            "attachment_queue_depth",
+            "ModelServers and ModelRoutes whose pass is due",
+            &[("", "", count(due))],
+        )?;
+        gauge(
+            &mut encoder,
+            "attachment_failing",
+            "ModelServers and ModelRoutes whose last pass failed",
+            &[("", "", count(stuck))],
+        )?;
         let leads = i64::from(self.leads.load(Ordering::Relaxed));
         gauge(&mut encoder, "leader", "1 if this replica writes", &[("", "", leads)])?;
         let (mut servings, mut ready, mut unready, mut missing, mut outdated) = (0, 0, 0, 0, 0);
@@ -134,12 +149,16 @@ impl Collector for State {
         let states = states.map(|(state, number)| ("state", state, number));
         gauge(&mut encoder, "groups", "Serving groups by state; an outdated one is ready or unready too", &states)?;
         let [pods, services, pod_groups, revisions] = self.store.sizes().map(count);
+        let [servers, routes, endpoints] = self.attachments.sizes().map(count);
         let kinds = [
             ("kind", "ModelServing", servings),
             ("kind", "Pod", pods),
             ("kind", "Service", services),
             ("kind", "PodGroup", pod_groups),
             ("kind", "ControllerRevision", revisions),
+            ("kind", "ModelServer", servers),
+            ("kind", "ModelRoute", routes),
+            ("kind", "Endpoint", endpoints),
         ];
         gauge(&mut encoder, "objects", "Objects that are watched", &kinds)
     }
@@ -174,7 +193,7 @@ mod tests {
 
     #[test]
     fn the_page_has_what_was_counted_and_what_is() {
-        let metrics = Metrics::new(Arc::default(), Arc::default());
+        let metrics = Metrics::new(Arc::default(), Arc::default(), Arc::default());
         metrics.wrote("create", "Pod", "ok");
         metrics.passed("settled", Duration::from_millis(2));
         metrics.set_leads(true);
@@ -185,6 +204,7 @@ mod tests {
             "kthena_controller_leader 1",
             "kthena_controller_groups{state=\"ready\"} 0",
             "kthena_controller_objects{kind=\"Pod\"} 0",
+            "kthena_controller_attachment_failing 0",
             "kthena_controller_build_info{version=",
         ] {
             assert!(page.contains(line), "{line} is not in\n{page}");

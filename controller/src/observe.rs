@@ -18,6 +18,7 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tracing::{info, warn};
 
+use crate::attachment::Attachments;
 use crate::leader_worker_sets::LeaderWorkerSets;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
@@ -43,6 +44,8 @@ pub struct Observer {
     pub readiness: Arc<Readiness>,
     /// Who hears of ModelServings.
     pub sets: Arc<LeaderWorkerSets>,
+    /// Where ModelServers, ModelRoutes and what they depend on go.
+    pub attachments: Arc<Attachments>,
     /// Where failures are counted.
     pub metrics: Arc<Metrics>,
 }
@@ -63,7 +66,7 @@ impl Observer {
             sets.served(&keys);
             queue.wake(keys);
         };
-        self.follow(api, "ModelServing", None, tell).await;
+        self.follow(api, "ModelServing", watcher::Config::default(), tell).await;
     }
 
     /// Watches the children of a kind that carry `label`. Never ends.
@@ -73,7 +76,7 @@ impl Observer {
     {
         let Self { store, queue, .. } = &self;
         let api = Api::<K>::all(self.client.clone());
-        self.follow(api, kind, Some(label), |told| queue.wake(store.tell(told))).await;
+        self.follow(api, kind, labelled(label), |told| queue.wake(store.tell(told))).await;
     }
 
     /// Watches the gangs. Never ends; their kind may, though: drop it then.
@@ -84,20 +87,25 @@ impl Observer {
             let Some(told) = readable(told) else { return };
             queue.wake(store.tell::<PodGroup>(told));
         };
-        self.follow(api, "PodGroup", Some(labels::GROUP_NAME), tell).await;
+        self.follow(api, "PodGroup", labelled(labels::GROUP_NAME), tell).await;
     }
 
     /// Watches the LeaderWorkerSets. Never ends; their kind may, though: drop it then.
     pub async fn leader_worker_sets(self) {
         let api = Api::<Tolerant<LeaderWorkerSet>>::all(self.client.clone());
-        self.follow(api, "LeaderWorkerSet", None, |told| self.sets.tell(told)).await;
+        self.follow(api, "LeaderWorkerSet", watcher::Config::default(), |told| self.sets.tell(told)).await;
     }
 
-    async fn follow<K>(&self, api: Api<K>, kind: &'static str, label: Option<&str>, mut tell: impl FnMut(Told<K>))
-    where
+    /// Watches the objects of a kind that `config` selects. Never ends.
+    pub(crate) async fn follow<K>(
+        &self,
+        api: Api<K>,
+        kind: &'static str,
+        config: watcher::Config,
+        mut tell: impl FnMut(Told<K>),
+    ) where
         K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
     {
-        let config = watcher::Config { label_selector: label.map(str::to_owned), ..watcher::Config::default() };
         let mut events = pin!(watcher(api, config.page_size(PAGE)));
         let mut failing = false;
         while let Some(event) = events.next().await {
@@ -126,6 +134,10 @@ impl Observer {
             }
         }
     }
+}
+
+fn labelled(label: &str) -> watcher::Config {
+    watcher::Config::default().labels(label)
 }
 
 fn told<K>(event: Event<K>) -> Told<K> {

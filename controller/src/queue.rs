@@ -19,6 +19,12 @@ pub struct Queue {
     changed: Notify,
 }
 
+/// What is done with what is in a [`Queue`].
+pub trait Passes: Send + Sync + 'static {
+    /// One pass.
+    fn reconcile(&self, key: &Key) -> impl Future<Output = Outcome> + Send;
+}
+
 impl Queue {
     /// Something happened that a pass may have to answer.
     pub fn wake(&self, keys: impl IntoIterator<Item = Key>) {

@@ -19,7 +19,7 @@ use crate::events::Events;
 use crate::leader_worker_sets::LeaderWorkerSets;
 use crate::metrics::Metrics;
 use crate::observe::store::{Key, Serving, Store};
-use crate::queue::Outcome;
+use crate::queue::{Outcome, Passes};
 
 /// How long counts in a status may settle before they are written, the first time; twice as long each time after
 /// that, as long as nothing else changes: a hundred pods that become ready one by one are few writes.
@@ -66,15 +66,18 @@ impl Reconciler {
     ) -> Self {
         Self { store, cluster, events, metrics, sets, settling: Mutex::default(), attempts: Mutex::default() }
     }
+}
 
-    /// One pass.
-    pub async fn reconcile(&self, key: &Key) -> Outcome {
+impl Passes for Reconciler {
+    async fn reconcile(&self, key: &Key) -> Outcome {
         let start = Instant::now();
         let (label, outcome) = self.pass(key).await;
         self.metrics.passed(label, start.elapsed());
         outcome
     }
+}
 
+impl Reconciler {
     async fn pass(&self, key: &Key) -> (&'static str, Outcome) {
         let serving = self.store.servings().get(key).cloned();
         let serving = match serving {

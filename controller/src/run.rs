@@ -14,6 +14,7 @@ use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use planning::attachment::Settings;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::net::TcpListener;
@@ -26,6 +27,9 @@ use tracing::{info, warn};
 use crate::admin::{self, Admin};
 use crate::apply::Cluster;
 use crate::args::Args;
+use crate::attachment::routes::Routes;
+use crate::attachment::servers::Servers;
+use crate::attachment::{self, Attachments};
 use crate::debug;
 use crate::discovery::{self, Known};
 use crate::events;
@@ -35,7 +39,7 @@ use crate::limiter::Limiter;
 use crate::metrics::Metrics;
 use crate::observe::Observer;
 use crate::observe::store::Store;
-use crate::queue::Queue;
+use crate::queue::{Passes, Queue};
 use crate::readiness::Readiness;
 use crate::reconcile::Reconciler;
 use crate::telemetry;
@@ -99,6 +103,8 @@ pub struct Operator {
     workers: u16,
     leader_elect: bool,
     serves: bool,
+    /// What is attached to the Gateway API, and how.
+    attaches: Option<Settings>,
     limiter: Limiter,
 }
 
@@ -152,6 +158,7 @@ impl Operator {
             workers: args.workers,
             leader_elect: args.leader_elect,
             serves: args.controllers.serving,
+            attaches: args.controllers.networking.then(|| args.attachment()),
             limiter: Limiter::new(qps, burst),
         })
     }
@@ -172,12 +179,17 @@ impl Operator {
             workers,
             leader_elect,
             serves,
+            attaches,
             limiter,
         } = self;
         let (store, queue) = (Arc::<Store>::default(), Arc::<Queue>::default());
         let sets = Arc::<LeaderWorkerSets>::default();
-        let metrics = Arc::new(Metrics::new(Arc::clone(&store), Arc::clone(&queue)));
-        let readiness = Arc::new(Readiness::new(if serves { &WATCHED } else { &[] }));
+        let attachments = Arc::<Attachments>::default();
+        let metrics = Arc::new(Metrics::new(Arc::clone(&store), Arc::clone(&queue), Arc::clone(&attachments)));
+        let (own, others_watched) =
+            (serves.then_some(WATCHED), attaches.is_some().then_some(attachment::watch::WATCHED));
+        let wanted: Vec<&'static str> = own.into_iter().chain(others_watched).flatten().collect();
+        let readiness = Arc::new(Readiness::new(&wanted));
         // Of its own: writes do not wait for it.
         let callable = Arc::new(Readiness::new(if webhook.is_some() { &["webhook"] } else { &[] }));
         let (events, recorder) = events::channel(client.clone(), identity.clone(), metrics.events_dropped.clone());
@@ -194,16 +206,20 @@ impl Operator {
             let router = debug::router(Arc::clone(&store));
             others.spawn("debug", async { Ok(axum::serve(listener, router).await?) });
         }
+        let observer = Observer {
+            client: client.clone(),
+            store: Arc::clone(&store),
+            queue: Arc::clone(&queue),
+            readiness: Arc::clone(&readiness),
+            sets: Arc::clone(&sets),
+            attachments: Arc::clone(&attachments),
+            metrics: Arc::clone(&metrics),
+        };
         if serves {
-            let observer = Observer {
-                client: client.clone(),
-                store: Arc::clone(&store),
-                queue: Arc::clone(&queue),
-                readiness: Arc::clone(&readiness),
-                sets: Arc::clone(&sets),
-                metrics: Arc::clone(&metrics),
-            };
             watch_all(&mut others, &observer);
+        }
+        if let Some(settings) = &attaches {
+            watch_attachments(&mut others, &observer, settings);
         }
         let (mut doors, shut) = (Tasks::new(), CancellationToken::new());
         if let Some((listener, settings)) = webhook {
@@ -216,6 +232,11 @@ impl Operator {
         let cluster = Cluster::new(writer, Arc::clone(&store), limiter, counted, events.clone(), fence);
         let adopter =
             Adopter::new(Arc::clone(&sets), Arc::clone(&store), cluster.clone(), Arc::clone(&queue), events.clone());
+        let attachers = attaches.map(|settings| {
+            let servers = Servers::new(Arc::clone(&attachments), settings, cluster.clone(), events.clone());
+            let routes = Routes::new(Arc::clone(&attachments), cluster.clone(), events.clone());
+            (Arc::new(servers), Arc::new(routes))
+        });
         let reconciler = Arc::new(Reconciler::new(store, cluster, events, Arc::clone(&metrics), Arc::clone(&sets)));
 
         let mut shutdown = std::pin::pin!(shutdown);
@@ -237,9 +258,16 @@ impl Operator {
 
         let stop = CancellationToken::new();
         let mut passes = Tasks::new();
-        passes.spawn("worker of LeaderWorkerSets", adopt(sets, adopter, stop.clone()));
+        // What it has to do is little.
+        passes.spawn("worker of LeaderWorkerSets", work(Arc::clone(&sets.queue), Arc::new(adopter), stop.clone()));
         for _ in 0..workers {
             passes.spawn("worker", work(Arc::clone(&queue), Arc::clone(&reconciler), stop.clone()));
+            if let Some((servers, routes)) = &attachers {
+                let queue = Arc::clone(&attachments.server_queue);
+                passes.spawn("worker of ModelServers", work(queue, Arc::clone(servers), stop.clone()));
+                let queue = Arc::clone(&attachments.route_queue);
+                passes.spawn("worker of ModelRoutes", work(queue, Arc::clone(routes), stop.clone()));
+            }
         }
         tokio::select! {
             () = &mut shutdown => {}
@@ -290,6 +318,22 @@ fn watch_all(tasks: &mut Tasks, observer: &Observer) {
     tasks.spawn("watch LeaderWorkerSets", endless(leader_worker_sets(observer.clone(), receiver)));
 }
 
+/// Starts every watch of what is attached to the Gateway API.
+fn watch_attachments(tasks: &mut Tasks, observer: &Observer, settings: &Settings) {
+    tasks.spawn("watch ModelServers", endless(observer.clone().model_servers()));
+    tasks.spawn("watch ModelRoutes", endless(observer.clone().model_routes()));
+    tasks.spawn("watch endpoints", endless(observer.clone().endpoints()));
+    tasks.spawn("watch pickers", endless(observer.clone().pickers(settings.picker_service.clone())));
+    let (sender, receiver) = watch::channel(Known::Nothing);
+    let finder = discovery::follow(observer.client.clone(), discovery::INFERENCE_POOLS, sender);
+    tasks.spawn("find InferencePools", endless(finder));
+    tasks.spawn("watch InferencePools", endless(observer.clone().inference_pools(receiver)));
+    let (sender, receiver) = watch::channel(Known::Nothing);
+    let finder = discovery::follow(observer.client.clone(), discovery::HTTP_ROUTES, sender);
+    tasks.spawn("find HTTPRoutes", endless(finder));
+    tasks.spawn("watch HTTPRoutes", endless(observer.clone().http_routes(receiver)));
+}
+
 /// Watches gangs while the cluster has them.
 async fn gangs(observer: Observer, mut known: watch::Receiver<Known>) {
     loop {
@@ -338,22 +382,8 @@ async fn leader_worker_sets(observer: Observer, mut known: watch::Receiver<Known
     }
 }
 
-/// The worker of LeaderWorkerSets: what it has to do is little.
-async fn adopt(sets: Arc<LeaderWorkerSets>, adopter: Adopter, stop: CancellationToken) -> anyhow::Result<()> {
-    let mut chance = SmallRng::from_os_rng();
-    loop {
-        let key = tokio::select! {
-            biased;
-            () = stop.cancelled() => return Ok(()),
-            key = sets.queue.next() => key,
-        };
-        let outcome = adopter.reconcile(&key).await;
-        sets.queue.done(&key, outcome, chance.random());
-    }
-}
-
 /// One worker.
-async fn work(queue: Arc<Queue>, reconciler: Arc<Reconciler>, stop: CancellationToken) -> anyhow::Result<()> {
+async fn work(queue: Arc<Queue>, passes: Arc<impl Passes>, stop: CancellationToken) -> anyhow::Result<()> {
     let mut chance = SmallRng::from_os_rng();
     loop {
         let key = tokio::select! {
@@ -361,7 +391,7 @@ async fn work(queue: Arc<Queue>, reconciler: Arc<Reconciler>, stop: Cancellation
             () = stop.cancelled() => return Ok(()),
             key = queue.next() => key,
         };
-        let outcome = reconciler.reconcile(&key).await;
+        let outcome = passes.reconcile(&key).await;
         queue.done(&key, outcome, chance.random());
     }
 }

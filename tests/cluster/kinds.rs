@@ -17,6 +17,7 @@ async fn every_kind_is_accepted_and_served() -> Result<()> {
         "modelroutes.networking.serving.volcano.sh",
         "podgroups.scheduling.volcano.sh",
         "leaderworkersets.leaderworkerset.x-k8s.io",
+        "httproutes.gateway.networking.k8s.io",
     ] {
         let conditions = crds.get(name).await?.status.and_then(|status| status.conditions).unwrap_or_default();
         for condition in conditions {

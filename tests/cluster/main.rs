@@ -1,6 +1,9 @@
 //! The operator against a real API server.
 
 mod admission;
+mod attached_routes;
+mod attached_servers;
+mod attachment;
 mod availability;
 mod chart;
 mod crash;

@@ -3,7 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
+use controller_api::http_route::HttpRoute;
+use controller_api::inference_pool::InferencePool;
 use controller_api::leader_worker_set::LeaderWorkerSet;
+use controller_api::v1alpha1::model_route::ModelRoute;
+use controller_api::v1alpha1::model_server::ModelServer;
 use controller_api::v1alpha1::model_serving::ModelServing;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Pod, Secret};
@@ -16,6 +20,7 @@ use tests::cluster::operator::OperatorOptions;
 use tests::poll;
 use tests::scratch::Scratch;
 
+use crate::attachment::{create_picker, create_route, create_server};
 use crate::stage::{SOON, condition, role, spec, template};
 
 const MANIFESTS: &str = include_str!("../../deploy/kthena.yaml");
@@ -115,6 +120,25 @@ async fn the_manifests_are_accepted_and_their_rights_are_enough() -> Result<()> 
         poll::until("the set's status", SOON, async || {
             let status = namespace.api::<LeaderWorkerSet>().get("set").await.ok()?.status?;
             (status.ready_replicas == 1).then_some(())
+        })
+        .await?;
+
+        // Applied, changed and deleted, with their statuses.
+        create_picker(&namespace).await?;
+        create_server(&namespace, "old", "llm").await?;
+        create_server(&namespace, "young", "llm").await?;
+        create_route(&namespace, "llm", "llm", "old").await?;
+        poll::until("an InferencePool and an HTTPRoute", SOON, async || {
+            namespace.api::<InferencePool>().get_opt("old").await.ok()??;
+            namespace.api::<HttpRoute>().get_opt("llm").await.ok()??;
+            namespace.api::<ModelServer>().get("young").await.ok()?.status?;
+            namespace.api::<ModelRoute>().get("llm").await.ok()?.status
+        })
+        .await?;
+        let nowhere = Patch::Merge(json!({"spec": {"parentRefs": []}}));
+        namespace.api::<ModelRoute>().patch("llm", &PatchParams::default(), &nowhere).await?;
+        poll::until("the HTTPRoute's end", SOON, async || {
+            namespace.api::<HttpRoute>().get_opt("llm").await.ok()?.is_none().then_some(())
         })
         .await?;
 

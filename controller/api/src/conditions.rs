@@ -36,3 +36,35 @@ pub const PLUGIN_FAILED: &str = "PluginFailed";
 pub const NAME_TAKEN: &str = "NameTaken";
 /// Reason of [`STALLED`]: the API server refuses a write, and will until somebody changes something: a quota, a right.
 pub const WRITE_REFUSED: &str = "WriteRefused";
+
+/// The gateways get the object that a ModelServer or a ModelRoute asks for (as in the Gateway API).
+pub const ACCEPTED: &str = "Accepted";
+/// Everything that the object names is there (as in the Gateway API).
+pub const RESOLVED_REFS: &str = "ResolvedRefs";
+/// A ModelServer has endpoints that can be picked.
+pub const ENDPOINTS_READY: &str = "EndpointsReady";
+
+/// Reason of [`ACCEPTED`], true: an older ModelServer selects the same pods, and its InferencePool serves for both.
+pub const SHARES_POOL: &str = "SharesPool";
+/// Reason of [`ACCEPTED`], true: no Gateway is named, so that pickers alone resolve the ModelRoute.
+pub const RESOLVED_BY_PICKER: &str = "ResolvedByPicker";
+/// Reason of [`ACCEPTED`], true: the gateway cannot match all rules, or an older ModelRoute has some of the names.
+pub const PARTIALLY_ACCEPTED: &str = "PartiallyAccepted";
+/// Reason of [`ACCEPTED`], false: somebody else's object has the name.
+pub const NAME_CLASH: &str = "NameClash";
+/// Reason of [`ACCEPTED`], false: the spec asks for what an InferencePool or an HTTPRoute cannot be.
+pub const INVALID: &str = "Invalid";
+/// Reason of [`ACCEPTED`], false: the cluster does not serve a kind.
+pub const KIND_MISSING: &str = "KindMissing";
+/// Reason of [`ACCEPTED`], false: older ModelRoutes have all the names.
+pub const CONFLICTED: &str = "Conflicted";
+/// Reason of [`ACCEPTED`], false: a gateway can match no rule.
+pub const NOT_MATCHABLE: &str = "NotMatchable";
+/// Reason of [`RESOLVED_REFS`], false: there is no Service of the picker, or it has not that port.
+pub const PICKER_NOT_FOUND: &str = "PickerNotFound";
+/// Reason of [`RESOLVED_REFS`], false: a target ModelServer is not there.
+pub const MODEL_SERVER_NOT_FOUND: &str = "ModelServerNotFound";
+/// Reason of [`ENDPOINTS_READY`], false: the selector selects no pod.
+pub const NO_ENDPOINTS: &str = "NoEndpoints";
+/// Reason of [`ENDPOINTS_READY`], false: pods are there, and none is ready.
+pub const NONE_READY: &str = "NoneReady";

@@ -35,6 +35,11 @@ pub const TIER_NAMES: &str = "modelserving.volcano.sh/tier-names";
 /// Annotation of a pod: its task within the gang.
 pub const GANG_TASK: &str = "volcano.sh/task-spec";
 
+/// Annotation of a ModelServer: `FailOpen` or `FailClose`, in place of the operator's flag.
+pub const FAILURE_MODE: &str = "networking.serving.volcano.sh/failure-mode";
+/// Annotation of a ModelServer: how many ports each pod serves, from `workloadPort.port` upwards; 1 to 8.
+pub const DATA_PARALLEL_RANKS: &str = "networking.serving.volcano.sh/data-parallel-ranks";
+
 /// Environment of every container: the address of the instance's entry pod.
 pub const ENTRY_ADDRESS: &str = "ENTRY_ADDRESS";
 /// Environment of every container: 0 for the entry pod, `k` for worker `k`.

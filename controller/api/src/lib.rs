@@ -6,6 +6,7 @@
 mod cel;
 pub mod conditions;
 pub mod crds;
+pub mod http_route;
 pub mod inference_pool;
 pub mod labels;
 pub mod leader_worker_set;

@@ -22,6 +22,7 @@
 //! 5. *Services and pods*, by fixed names: what exists already is not created twice.
 //! 6. What nothing uses any more: *services, PodGroups, revisions*.
 
+pub mod attachment;
 mod change;
 mod conditions;
 mod draft;

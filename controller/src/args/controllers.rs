@@ -2,14 +2,17 @@
 
 use std::str::FromStr;
 
-/// The controllers that Kthena has; the first is in this release.
-const NAMES: [&str; 3] = ["modelserving", "modelbooster", "autoscaler"];
+/// The controllers that Kthena has, and `networking`, which its router has in place of one; the first two are in this
+/// release.
+const NAMES: [&str; 4] = ["modelserving", "networking", "modelbooster", "autoscaler"];
 
 /// Which controllers run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Controllers {
     /// ModelServing, and LeaderWorkerSet with it.
     pub serving: bool,
+    /// ModelServer and ModelRoute.
+    pub networking: bool,
 }
 
 impl FromStr for Controllers {
@@ -32,7 +35,7 @@ impl FromStr for Controllers {
         };
         // As in Kthena, switching off every controller there is switches on all: nobody runs it to do nothing.
         let none = !NAMES.iter().any(|name| on(name));
-        Ok(Self { serving: none || on("modelserving") })
+        Ok(Self { serving: none || on("modelserving"), networking: none || on("networking") })
     }
 }
 
@@ -42,19 +45,22 @@ mod tests {
 
     #[test]
     fn the_grammar_is_kthenas() {
-        for (text, serving) in [
-            ("*", true),
-            ("", true),
-            ("modelserving", true),
-            ("+modelserving,-modelbooster", true),
-            ("-modelserving,*", false),
-            ("*,-modelserving", false),
-            ("autoscaler", false),
-            ("modelserving,-modelserving", true),
-            ("-modelserving", true),
+        for (text, serving, networking) in [
+            ("*", true, true),
+            ("", true, true),
+            ("modelserving", true, false),
+            ("+modelserving,-modelbooster", true, false),
+            ("networking", false, true),
+            ("-modelserving,*", false, true),
+            ("*,-modelserving", false, true),
+            ("*,-networking", true, false),
+            ("autoscaler", false, false),
+            ("modelserving,-modelserving", true, false),
+            ("-modelserving", true, true),
         ] {
-            assert_eq!(text.parse(), Ok(Controllers { serving }), "{text}");
+            assert_eq!(text.parse(), Ok(Controllers { serving, networking }), "{text}");
         }
-        assert!("pods".parse::<Controllers>().unwrap_err().contains("modelserving, modelbooster, autoscaler"));
+        let error = "pods".parse::<Controllers>().unwrap_err();
+        assert!(error.contains("modelserving, networking, modelbooster, autoscaler"));
     }
 }

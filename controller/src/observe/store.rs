@@ -104,6 +104,19 @@ pub enum Told<K> {
     Gone(K),
 }
 
+impl<K> Told<K> {
+    /// The same of another kind of object.
+    pub fn map<L>(self, change: impl FnOnce(K) -> L) -> Told<L> {
+        match self {
+            Self::ListBegins => Told::ListBegins,
+            Self::ListEnds => Told::ListEnds,
+            Self::Listed(object) => Told::Listed(change(object)),
+            Self::Changed(object) => Told::Changed(change(object)),
+            Self::Gone(object) => Told::Gone(change(object)),
+        }
+    }
+}
+
 impl Store {
     /// Takes what a watch told of children. Returns the ModelServings that may have to do something about it.
     pub fn tell<K: Child>(&self, told: Told<K>) -> Vec<Key> {

@@ -12,6 +12,8 @@ use crate::cache;
 const LEADER_WORKER_SET: &str = "sigs.k8s.io/lws@v0.8.0";
 /// The Gateway API Inference Extension's module.
 const INFERENCE_EXTENSION: &str = "sigs.k8s.io/gateway-api-inference-extension@v1.6.0";
+/// The Gateway API's module.
+const GATEWAY_API: &str = "sigs.k8s.io/gateway-api@v1.6.1";
 /// How long another process may take to fetch.
 const LOCK_DEADLINE: std::time::Duration = std::time::Duration::from_secs(1800);
 
@@ -30,12 +32,24 @@ pub enum Foreign {
     LeaderWorkerSet,
     /// `inference.networking.k8s.io` InferencePool.
     InferencePool,
+    /// `gateway.networking.k8s.io` Gateway.
+    Gateway,
+    /// `gateway.networking.k8s.io` HTTPRoute.
+    HttpRoute,
 }
 
 impl Foreign {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::PodGroup, Self::Queue, Self::HyperNode, Self::Numatopology, Self::LeaderWorkerSet, Self::InferencePool];
+    pub const ALL: [Self; 8] = [
+        Self::PodGroup,
+        Self::Queue,
+        Self::HyperNode,
+        Self::Numatopology,
+        Self::LeaderWorkerSet,
+        Self::InferencePool,
+        Self::Gateway,
+        Self::HttpRoute,
+    ];
 
     /// The module, `NAME@VERSION`, and the file in it.
     fn source(self) -> Result<(String, &'static str)> {
@@ -53,6 +67,8 @@ impl Foreign {
             Self::InferencePool => {
                 module(INFERENCE_EXTENSION, "config/crd/bases/inference.networking.k8s.io_inferencepools.yaml")
             }
+            Self::Gateway => (GATEWAY_API, "config/crd/standard/gateway.networking.k8s.io_gateways.yaml"),
+            Self::HttpRoute => (GATEWAY_API, "config/crd/standard/gateway.networking.k8s.io_httproutes.yaml"),
         }
     }
 

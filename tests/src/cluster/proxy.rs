@@ -35,6 +35,8 @@ use crate::scratch::Scratch;
 const NAMESPACED: &[&str] = &[
     "configmaps",
     "controllerrevisions",
+    "httproutes",
+    "inferencepools",
     "leaderworkersets",
     "modelroutes",
     "modelservers",

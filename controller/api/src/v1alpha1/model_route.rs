@@ -34,6 +34,8 @@ const MODEL_NAME: &[cel::Rule] = &[cel::Rule::new(
     category = "kthena",
     doc = "From the name of a model to the ModelServers that serve it.",
     printcolumn = r#"{"name":"Model","type":"string","jsonPath":".spec.modelName","description":"The model that requests name"}"#,
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].status","description":"Whether its Gateways get it and its ModelServers are there"}"#,
+    printcolumn = r#"{"name":"Accepted","type":"string","jsonPath":".status.conditions[?(@.type=='Accepted')].reason","description":"What became of its HTTPRoutes","priority":1}"#,
     printcolumn = r#"{"name":"Status","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].message","description":"How it fares","priority":1}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]

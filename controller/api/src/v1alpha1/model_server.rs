@@ -38,6 +38,9 @@ const SELECTOR: &[Rule] = &[Rule::new(
     printcolumn = r#"{"name":"Model","type":"string","jsonPath":".spec.model","description":"What the engines call the model"}"#,
     printcolumn = r#"{"name":"Port","type":"integer","jsonPath":".spec.workloadPort.port","description":"The engines' port"}"#,
     printcolumn = r#"{"name":"Protocol","type":"string","jsonPath":".spec.workloadPort.protocol","description":"What the engines speak","priority":1}"#,
+    printcolumn = r#"{"name":"Endpoints","type":"integer","jsonPath":".status.endpoints","description":"How many endpoints there are"}"#,
+    printcolumn = r#"{"name":"Ready","type":"integer","jsonPath":".status.readyEndpoints","description":"How many of them can be picked"}"#,
+    printcolumn = r#"{"name":"Accepted","type":"string","jsonPath":".status.conditions[?(@.type=='Accepted')].reason","description":"What became of its InferencePool","priority":1}"#,
     printcolumn = r#"{"name":"Status","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].message","description":"How it fares","priority":1}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
@@ -69,6 +72,12 @@ pub struct ModelServerStatus {
     /// The generation of the spec that this status answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// How many endpoints there are: pods that get requests, times their ports. With a `pdGroup`, decode pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoints: Option<i32>,
+    /// How many of them are ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_endpoints: Option<i32>,
     /// What a person or a tool waits for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]

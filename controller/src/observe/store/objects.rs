@@ -1,10 +1,15 @@
-//! The objects that are asked for: ModelServings, LeaderWorkerSets. Kept whole, for their spec is planned from.
+//! The objects that are asked for, and others whose spec is planned from: kept whole.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use controller_api::http_route::HttpRoute;
+use controller_api::inference_pool::InferencePool;
 use controller_api::leader_worker_set::LeaderWorkerSet;
+use controller_api::v1alpha1::model_route::ModelRoute;
+use controller_api::v1alpha1::model_server::ModelServer;
 use controller_api::v1alpha1::model_serving::ModelServing;
+use k8s_openapi::api::core::v1::Service;
 use kube::Resource;
 
 use super::{Key, Told, version};
@@ -51,6 +56,38 @@ impl Asked for LeaderWorkerSet {
     }
 }
 
+impl Asked for ModelServer {
+    fn says_the_same(&self, other: &Self) -> bool {
+        self.spec == other.spec && self.status == other.status
+    }
+}
+
+impl Asked for ModelRoute {
+    fn says_the_same(&self, other: &Self) -> bool {
+        self.spec == other.spec && self.status == other.status
+    }
+}
+
+// The status is the gateways'.
+impl Asked for InferencePool {
+    fn says_the_same(&self, other: &Self) -> bool {
+        self.spec == other.spec
+    }
+}
+
+impl Asked for HttpRoute {
+    fn says_the_same(&self, other: &Self) -> bool {
+        self.spec == other.spec
+    }
+}
+
+impl Asked for Service {
+    fn says_the_same(&self, other: &Self) -> bool {
+        let ports = |service: &Self| service.spec.as_ref().and_then(|spec| spec.ports.clone());
+        ports(self) == ports(other)
+    }
+}
+
 /// The objects of a kind, by name.
 #[derive(Debug)]
 pub struct Objects<K> {
@@ -89,6 +126,12 @@ impl<K: Asked> Objects<K> {
             Read::Good(object) => Some(object),
             Read::Bad { .. } => None,
         })
+    }
+
+    /// All of a namespace, by name.
+    pub fn of_namespace(&self, namespace: &str) -> impl Iterator<Item = (&Key, &Read<K>)> {
+        let here = move |(key, _): &(&Key, &Entry<K>)| *key.namespace == *namespace;
+        self.known.iter().filter(here).map(|(key, entry)| (key, &entry.object))
     }
 
     /// The names of all.
@@ -151,6 +194,18 @@ impl<K: Asked> Objects<K> {
         }
         object.meta_mut().managed_fields = None;
         self.insert(key(object.meta()), &Read::Good(Arc::new(object)), version);
+    }
+
+    /// The API server knows the one with this UID no more.
+    pub fn lost(&mut self, key: &Key, uid: &str) {
+        let known = match self.get(key) {
+            Some(Read::Good(object)) => object.meta().uid.as_deref() == Some(uid),
+            Some(Read::Bad { uid: known, .. }) => known == uid,
+            None => false,
+        };
+        if known {
+            self.known.remove(key);
+        }
     }
 
     fn put(&mut self, object: Tolerant<K>, version: u64) -> Option<Key> {

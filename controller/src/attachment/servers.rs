@@ -1,0 +1,155 @@
+//! One pass over one ModelServer.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use controller_api::inference_pool::InferencePool;
+use controller_api::v1alpha1::model_server::ModelServer;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Resource};
+use parking_lot::Mutex;
+use planning::attachment::Settings;
+use planning::attachment::model_server::{Answer, Around, answer};
+use planning::plan::Event;
+use serde_json::json;
+use tracing::{info, warn};
+
+use super::{Attachments, left_to_settle, named};
+use crate::apply::{Cluster, FIELD_MANAGER, Failure};
+use crate::events::Events;
+use crate::observe::store::{Key, Read};
+use crate::queue::{Outcome, Passes};
+
+/// What makes passes over ModelServers.
+#[derive(Debug)]
+pub struct Servers {
+    attachments: Arc<Attachments>,
+    settings: Settings,
+    cluster: Cluster,
+    events: Events,
+    /// When each status was written.
+    written: Mutex<HashMap<Key, Instant>>,
+}
+
+impl Servers {
+    /// Passes from what is known to this cluster.
+    #[must_use]
+    pub fn new(attachments: Arc<Attachments>, settings: Settings, cluster: Cluster, events: Events) -> Self {
+        Self { attachments, settings, cluster, events, written: Mutex::default() }
+    }
+}
+
+impl Passes for Servers {
+    async fn reconcile(&self, key: &Key) -> Outcome {
+        let known = &self.attachments;
+        let server = match known.servers.lock().get(key) {
+            None => {
+                self.written.lock().remove(key);
+                return Outcome::Gone;
+            }
+            Some(Read::Bad { error, .. }) => {
+                warn!(%key, %error, "A ModelServer cannot be read and is left alone.");
+                return Outcome::Settled;
+            }
+            Some(Read::Good(server)) => Arc::clone(server),
+        };
+        // Woken when they are listed.
+        let Some(pods) = known.endpoints.lock().of(&key.namespace) else { return Outcome::Settled };
+        let servers = known.servers_of(&key.namespace);
+        let nameless = || InferencePool::new("", Default::default());
+        let pool = known.pools.lock().get(key).map(|read| named(read, nameless, key));
+        let service = Key::new(&key.namespace, &self.settings.picker_service);
+        let picker = known.pickers.lock().get(&service).map(|read| match read {
+            Read::Good(service) => {
+                let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+                ports.filter_map(|port| u16::try_from(port.port).ok()).collect()
+            }
+            Read::Bad { .. } => Vec::new(),
+        });
+        let around = Around {
+            settings: &self.settings,
+            servers: &servers,
+            pools: known.has_pools.load(Ordering::Relaxed),
+            pool: pool.as_deref(),
+            picker: picker.as_deref(),
+            pods: &pods,
+        };
+        let answer = answer(&server, around, jiff::Timestamp::now());
+        if answer == Answer::default() {
+            return Outcome::Settled;
+        }
+        if !answer.urgent
+            && answer.apply.is_none()
+            && answer.delete.is_none()
+            && let Some(left) = left_to_settle(&self.written, key)
+        {
+            return Outcome::After(left);
+        }
+        match self.write(key, &server, pool.as_deref(), answer).await {
+            Ok(()) => Outcome::Again,
+            Err(failure @ Failure::Refused(_)) => {
+                warn!(%key, %failure, "A write for a ModelServer is refused.");
+                let event =
+                    Event { warning: true, reason: "WriteRefused", action: "Write", message: failure.to_string() };
+                self.events.tell(&*server, event);
+                Outcome::Refused
+            }
+            Err(failure) => {
+                info!(%key, %failure, "A write for a ModelServer failed; it is tried again.");
+                Outcome::Failed
+            }
+        }
+    }
+}
+
+impl Servers {
+    async fn write(
+        &self,
+        key: &Key,
+        server: &ModelServer,
+        pool: Option<&InferencePool>,
+        answer: Answer,
+    ) -> Result<(), Failure> {
+        let Answer { apply, delete, status, urgent: _, events } = answer;
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        let pools: Api<InferencePool> = Api::namespaced(self.cluster.client(), &key.namespace);
+        if let Some(uid) = delete {
+            self.cluster.delete_owned(&pools, "InferencePool", &key.name, &uid).await?;
+            self.attachments.pools.lock().lost(key, &uid);
+        }
+        if let Some(mut wanted) = apply {
+            // Server-side apply would take over somebody's new object without a word.
+            if pool.is_none()
+                && let Some(found) = self.cluster.get(&pools, "InferencePool", &key.name).await?
+            {
+                self.attachments.pools.lock().wrote(InferencePool { status: None, ..found });
+                return Ok(());
+            }
+            // A successor of the same name is not ours to change.
+            wanted.metadata.uid = pool.and_then(|pool| pool.metadata.uid.clone());
+            let body = Patch::Apply(&wanted);
+            let patch = pools.patch(&key.name, &params, &body);
+            let applied = self.cluster.write("apply", "InferencePool", &key.name, patch).await?;
+            self.attachments.pools.lock().wrote(InferencePool { status: None, ..applied });
+        }
+        if let Some(status) = status {
+            let api: Api<ModelServer> = Api::namespaced(self.cluster.client(), &key.namespace);
+            let body = Patch::Apply(json!({
+                "apiVersion": ModelServer::api_version(&()),
+                "kind": ModelServer::kind(&()),
+                "metadata": {"name": &*key.name, "namespace": &*key.namespace, "uid": server.metadata.uid},
+                "status": status,
+            }));
+            let patch = api.patch_status(&key.name, &params, &body);
+            let applied = self.cluster.write("apply", "ModelServer/status", &key.name, patch).await?;
+            self.attachments.servers.lock().wrote(applied);
+            self.written.lock().insert(key.clone(), Instant::now());
+        }
+        for event in events {
+            self.events.tell(server, event);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,129 @@
+//! The watches of what is attached.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use controller_api::http_route::HttpRoute;
+use controller_api::inference_pool::InferencePool;
+use controller_api::v1alpha1::model_route::ModelRoute;
+use controller_api::v1alpha1::model_server::ModelServer;
+use futures_util::StreamExt;
+use futures_util::future::{AbortHandle, abortable};
+use futures_util::stream::FuturesUnordered;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::Api;
+use kube::runtime::watcher::Config;
+use tokio::sync::watch;
+
+use crate::discovery::Known;
+use crate::observe::Observer;
+use crate::observe::tolerant::Tolerant;
+
+/// What must be listed before the first pass; kinds that the cluster does not have count as listed.
+pub const WATCHED: [&str; 5] = ["ModelServer", "ModelRoute", "InferencePool", "HTTPRoute", "PickerService"];
+
+impl Observer {
+    /// Watches the ModelServers. Never ends.
+    pub async fn model_servers(self) {
+        let api = Api::<Tolerant<ModelServer>>::all(self.client.clone());
+        self.follow(api, "ModelServer", Config::default(), |told| self.attachments.tell_servers(told)).await;
+    }
+
+    /// Watches the ModelRoutes. Never ends.
+    pub async fn model_routes(self) {
+        let api = Api::<Tolerant<ModelRoute>>::all(self.client.clone());
+        self.follow(api, "ModelRoute", Config::default(), |told| self.attachments.tell_routes(told)).await;
+    }
+
+    /// Watches the Services of this name. Never ends.
+    pub async fn pickers(self, name: String) {
+        let api = Api::<Tolerant<Service>>::all(self.client.clone());
+        let config = Config::default().fields(&format!("metadata.name={name}"));
+        self.follow(api, "PickerService", config, |told| self.attachments.tell_pickers(told)).await;
+    }
+
+    /// Watches the InferencePools while the cluster has them.
+    pub async fn inference_pools(self, mut known: watch::Receiver<Known>) {
+        loop {
+            let now = *known.borrow_and_update();
+            let watching = async {
+                self.attachments.set_pools(matches!(now, Known::Served { .. }));
+                match now {
+                    Known::Nothing => {}
+                    Known::Absent => self.readiness.reached("InferencePool"),
+                    Known::Served { .. } => {
+                        let api = Api::<Tolerant<InferencePool>>::all(self.client.clone());
+                        let tell = |told| self.attachments.tell_pools(told);
+                        self.follow(api, "InferencePool", Config::default(), tell).await;
+                    }
+                }
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = watching => {}
+                changed = known.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// Watches the HTTPRoutes while the cluster has them.
+    pub async fn http_routes(self, mut known: watch::Receiver<Known>) {
+        loop {
+            let now = *known.borrow_and_update();
+            let watching = async {
+                self.attachments.set_http_routes(matches!(now, Known::Served { .. }));
+                match now {
+                    Known::Nothing => {}
+                    Known::Absent => self.readiness.reached("HTTPRoute"),
+                    Known::Served { .. } => {
+                        let api = Api::<Tolerant<HttpRoute>>::all(self.client.clone());
+                        let tell = |told| self.attachments.tell_http_routes(told);
+                        self.follow(api, "HTTPRoute", Config::default(), tell).await;
+                    }
+                }
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = watching => {}
+                changed = known.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// Watches the pods of every namespace that has ModelServers, and of no other: a cluster may have a great many.
+    /// Never ends.
+    pub async fn endpoints(self) {
+        let mut namespaces = self.attachments.namespaces();
+        let mut running: HashMap<Arc<str>, AbortHandle> = HashMap::new();
+        let mut watches = FuturesUnordered::new();
+        loop {
+            let wanted = namespaces.borrow_and_update().clone();
+            running.retain(|namespace, watch| {
+                let stays = wanted.contains(namespace);
+                if !stays {
+                    watch.abort();
+                    self.attachments.forget_pods(namespace);
+                }
+                stays
+            });
+            for namespace in wanted {
+                if let Entry::Vacant(vacant) = running.entry(namespace) {
+                    let (watch, handle) = abortable(self.endpoints_of(Arc::clone(vacant.key())));
+                    vacant.insert(handle);
+                    watches.push(watch);
+                }
+            }
+            tokio::select! {
+                changed = namespaces.changed() => if changed.is_err() { return },
+                _ = watches.next(), if !watches.is_empty() => {}
+            }
+        }
+    }
+
+    async fn endpoints_of(&self, namespace: Arc<str>) {
+        let api = Api::<Pod>::namespaced(self.client.clone(), &namespace);
+        let tell = |told| self.attachments.tell_pods(&namespace, told);
+        self.follow(api, "Endpoint", Config::default(), tell).await;
+    }
+}
