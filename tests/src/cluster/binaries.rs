@@ -19,12 +19,18 @@ pub enum Binary {
     Etcd,
     /// kube-apiserver.
     ApiServer,
-    /// kube-controller-manager: garbage collection.
+    /// kube-controller-manager: garbage collection, EndpointSlices.
     ControllerManager,
     /// kube-scheduler.
     Scheduler,
     /// kwok: nodes without machines, and what happens to pods on them.
     Kwok,
+    /// Envoy Gateway.
+    EnvoyGateway,
+    /// The controller of Envoy AI Gateway.
+    AiGateway,
+    /// istiod.
+    Istiod,
 }
 
 /// How a program is made.
@@ -72,6 +78,30 @@ impl Binary {
                 module: "sigs.k8s.io/kwok",
                 package: "sigs.k8s.io/kwok/cmd/kwok",
                 takes: "two minutes",
+            },
+            Self::EnvoyGateway => Recipe {
+                name: "envoy-gateway",
+                folder: "envoy-gateway",
+                go_mod: include_str!("tools/envoy-gateway/go.mod"),
+                module: "github.com/envoyproxy/gateway",
+                package: "github.com/envoyproxy/gateway/cmd/envoy-gateway",
+                takes: "seven minutes",
+            },
+            Self::AiGateway => Recipe {
+                name: "ai-gateway-controller",
+                folder: "ai-gateway",
+                go_mod: include_str!("tools/ai-gateway/go.mod"),
+                module: "github.com/envoyproxy/ai-gateway",
+                package: "github.com/envoyproxy/ai-gateway/cmd/controller",
+                takes: "two minutes, after Envoy Gateway",
+            },
+            Self::Istiod => Recipe {
+                name: "pilot-discovery",
+                folder: "istio",
+                go_mod: include_str!("tools/istio/go.mod"),
+                module: "istio.io/istio",
+                package: "istio.io/istio/pilot/cmd/pilot-discovery",
+                takes: "ten minutes",
             },
         }
     }
@@ -126,6 +156,12 @@ impl Binary {
     }
 }
 
+/// `module@vVERSION` of a gateway's control plane, as its `go.mod` in `tools/` says.
+pub(super) fn module_of(binary: Binary) -> Result<String> {
+    let recipe = binary.recipe();
+    Ok(format!("{}@v{}", recipe.module, version(recipe.go_mod, recipe.module)?))
+}
+
 /// The version of Go that the tools need.
 pub(super) fn needed_go() -> Result<&'static str> {
     version_of_go(include_str!("tools/kube/go.mod"))
@@ -159,7 +195,8 @@ mod tests {
 
     #[test]
     fn every_program_has_a_version() {
-        for binary in [Binary::Etcd, Binary::ApiServer, Binary::ControllerManager, Binary::Scheduler, Binary::Kwok] {
+        let kubernetes = [Binary::Etcd, Binary::ApiServer, Binary::ControllerManager, Binary::Scheduler, Binary::Kwok];
+        for binary in kubernetes.into_iter().chain([Binary::EnvoyGateway, Binary::AiGateway, Binary::Istiod]) {
             let recipe = binary.recipe();
             assert!(version(recipe.go_mod, recipe.module).is_ok(), "{}", recipe.name);
         }
