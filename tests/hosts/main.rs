@@ -41,6 +41,9 @@ use tests::progress::say;
 use crate::host::Host;
 use crate::stage::Stage;
 
+/// What is told on each host, in this order.
+const STORIES: &[&str] = &["picks", "endpoints", "steering", "failures", "rolling", "traces"];
+
 fn main() -> ExitCode {
     // What cargo hands to every test target.
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
@@ -86,6 +89,10 @@ macro_rules! each_host {
 }
 
 async fn prepare(wanted: &[String]) -> Result<()> {
+    let known =
+        [&[envoy_gateway::EnvoyGateway::NAME, ai_gateway::AiGateway::NAME, istio::Istio::NAME], STORIES].concat();
+    let unknown: Vec<&String> = wanted.iter().filter(|word| !known.contains(&word.as_str())).collect();
+    anyhow::ensure!(unknown.is_empty(), "{unknown:?}: name hosts or stories: {}", known.join(", "));
     sandbox::check()?;
     stage::prepare().await?;
     each_host!(wanted, Kind => {
@@ -119,11 +126,10 @@ async fn tell<H: Host>(wanted: &[String]) -> Result<()> {
     let start = Instant::now();
     let mut stage = Stage::<H>::start().await?;
     say(&format!("{} is up ({:.1} s)", H::NAME, start.elapsed().as_secs_f64()));
-    let stories = ["picks", "endpoints", "steering", "failures", "rolling", "traces"];
     let named = |story: &str| wanted.iter().any(|word| word == story);
-    let all = !stories.into_iter().any(named);
+    let all = !STORIES.iter().copied().any(named);
     let mut failed = Vec::new();
-    for story in stories.into_iter().filter(|story| all || named(story)) {
+    for story in STORIES.iter().copied().filter(|story| all || named(story)) {
         let start = Instant::now();
         let told = match story {
             "picks" => picks::tell(&mut stage).await,

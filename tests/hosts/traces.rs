@@ -1,7 +1,9 @@
 //! One connected trace: the gateway's span, the decision, the engine's.
 
 use anyhow::{Context as _, Result, ensure};
-use tests::otlp_sink::Span;
+use tests::otlp_sink::TraceTree;
+use tests::poll;
+use tests::progress::say;
 
 use crate::host::Host;
 use crate::stage::{SOON, Stage};
@@ -16,27 +18,22 @@ pub(crate) async fn tell<H: Host>(stage: &mut Stage<H>) -> Result<()> {
     stage.wait_until_picked().await?;
     let decision = stage.picked(&stage.ask().await?).await?;
     let id = decision["traceId"].as_str().context("a decision that was traced")?;
-    let of_gateway = |span: &&Span| span.trace_id == id && !OURS.contains(&span.name.as_str());
-    stage
-        .sink
-        .wait_for(SOON, |spans| {
-            let has = |name: &&str| spans.iter().any(|span| span.trace_id == id && span.name == **name);
-            // The gateway tells its root last, when the request has ended.
-            let root = spans.iter().filter(of_gateway).any(|span| span.parent_id.is_empty());
-            (OURS.iter().all(has) && root).then_some(())
-        })
-        .await?;
-    let tree = stage.sink.tree(id);
+    let has = |tree: &TraceTree, name: &str| tree.rows().iter().any(|(_, span)| span.name == name);
+    // Each tells its spans in its own time.
+    let whole = poll::until("one whole trace", SOON, async || {
+        let tree = stage.sink.tree(id);
+        (OURS.iter().all(|name| has(&tree, name)) && tree.roots() == 1).then_some(tree)
+    });
+    let tree = whole.await.with_context(|| format!("a trace in parts:\n{}", stage.sink.tree(id).waterfall(60)))?;
     let shown = tree.waterfall(60);
-    tests::progress::say(&shown);
-    ensure!(tree.roots() == 1, "a trace in parts:\n{shown}");
+    say(&shown);
     let find = |name: &str| tree.rows().iter().map(|(_, span)| span).find(|span| span.name == name);
     for name in OURS {
         let mut span = find(name).context(name)?;
         while let Some(parent) = tree.parent(span) {
             span = parent;
         }
-        ensure!(of_gateway(&span), "{name} does not hang below the gateway's span:\n{shown}");
+        ensure!(!OURS.contains(&span.name.as_str()), "{name} does not hang below the gateway's span:\n{shown}");
     }
     let process = find(PROCESS).context(PROCESS)?;
     ensure!(tree.parent(find("kthena.schedule").context("a decision")?) == Some(process), "{shown}");
