@@ -190,7 +190,8 @@ async fn certificate_files_are_read_again_when_they_change_and_their_authority_i
         std::fs::write(&key, &made.key)?;
         Ok(ByteString(made.authority.clone().into_bytes()))
     };
-    let (first, second) = (Certificates::new()?, Certificates::new()?);
+    let new = || Certificates::new(std::net::Ipv4Addr::LOCALHOST.into());
+    let (first, second) = (new()?, new()?);
     let authority = write(&first)?;
     let flags = |options: OperatorOptions| {
         options.flag("--tls-cert-file", certificate.display()).flag("--tls-private-key-file", key.display())

@@ -87,17 +87,11 @@ impl PickerOptions {
     /// # Errors
     /// When it cannot be built or ends, with what it said.
     pub async fn start_unready(self) -> Result<Picker> {
-        let mut program = Program::new("the picker", binary().await?).args(self.fleet).args([
-            "--bind-address",
-            "127.0.0.1",
-            "--log-format",
-            "json",
-        ]);
-        for (flag, port) in
-            [("--grpc-port", "0"), ("--grpc-health-port", "0"), ("--metrics-port", "0"), ("--debug-port", "0")]
-        {
+        let mut program = Program::new("the picker", binary().await?).args(self.fleet).args(["--log-format", "json"]);
+        let ports = [("--grpc-port", "0"), ("--grpc-health-port", "0"), ("--metrics-port", "0"), ("--debug-port", "0")];
+        for (flag, value) in [("--bind-address", "127.0.0.1")].into_iter().chain(ports) {
             if !self.args.iter().any(|arg| arg == flag) {
-                program = program.args([flag, port]);
+                program = program.args([flag, value]);
             }
         }
         program = program.args(self.args);

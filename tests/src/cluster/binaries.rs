@@ -12,12 +12,6 @@ use crate::{cache, progress};
 /// How long another process may take with the same build.
 const LOCK_DEADLINE: std::time::Duration = std::time::Duration::from_secs(2700);
 
-/// Volcano's module.
-const VOLCANO: &str = "volcano.sh/volcano";
-/// Its versions, and the replacements that its own `go.mod` has: Go heeds those of the main module only. Volcano's
-/// types are a folder of its repository there, and a module of their own here.
-const VOLCANO_GO_MOD: &str = include_str!("tools/volcano/go.mod");
-
 /// A program of the control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Binary {
@@ -25,7 +19,7 @@ pub enum Binary {
     Etcd,
     /// kube-apiserver.
     ApiServer,
-    /// kube-controller-manager: garbage collection.
+    /// kube-controller-manager: garbage collection, EndpointSlices.
     ControllerManager,
     /// kube-scheduler.
     Scheduler,
@@ -35,6 +29,12 @@ pub enum Binary {
     Helm,
     /// Volcano's scheduler: gangs, and nodes near to each other.
     VolcanoScheduler,
+    /// Envoy Gateway.
+    EnvoyGateway,
+    /// The controller of Envoy AI Gateway.
+    AiGateway,
+    /// istiod.
+    Istiod,
 }
 
 /// How a program is made.
@@ -94,10 +94,35 @@ impl Binary {
             Self::VolcanoScheduler => Recipe {
                 name: "volcano-scheduler",
                 folder: "volcano",
-                go_mod: VOLCANO_GO_MOD,
-                module: VOLCANO,
+                // With the replacements of its own `go.mod`: Go heeds those of the main module only.
+                go_mod: include_str!("tools/volcano/go.mod"),
+                module: "volcano.sh/volcano",
                 package: "volcano.sh/volcano/cmd/scheduler",
                 takes: "four minutes",
+            },
+            Self::EnvoyGateway => Recipe {
+                name: "envoy-gateway",
+                folder: "envoy-gateway",
+                go_mod: include_str!("tools/envoy-gateway/go.mod"),
+                module: "github.com/envoyproxy/gateway",
+                package: "github.com/envoyproxy/gateway/cmd/envoy-gateway",
+                takes: "seven minutes",
+            },
+            Self::AiGateway => Recipe {
+                name: "ai-gateway-controller",
+                folder: "ai-gateway",
+                go_mod: include_str!("tools/ai-gateway/go.mod"),
+                module: "github.com/envoyproxy/ai-gateway",
+                package: "github.com/envoyproxy/ai-gateway/cmd/controller",
+                takes: "two minutes, after Envoy Gateway",
+            },
+            Self::Istiod => Recipe {
+                name: "pilot-discovery",
+                folder: "istio",
+                go_mod: include_str!("tools/istio/go.mod"),
+                module: "istio.io/istio",
+                package: "istio.io/istio/pilot/cmd/pilot-discovery",
+                takes: "ten minutes",
             },
         }
     }
@@ -152,14 +177,15 @@ impl Binary {
     }
 }
 
+/// `module@vVERSION` of a program, as its `go.mod` in `tools/` says.
+pub(super) fn module_of(binary: Binary) -> Result<String> {
+    let recipe = binary.recipe();
+    Ok(format!("{}@v{}", recipe.module, version(recipe.go_mod, recipe.module)?))
+}
+
 /// The version of Go that the tools need.
 pub(super) fn needed_go() -> Result<&'static str> {
     version_of_go(include_str!("tools/kube/go.mod"))
-}
-
-/// Volcano's module at the version of its scheduler, `NAME@vVERSION`.
-pub(super) fn volcano_module() -> Result<String> {
-    Ok(format!("{VOLCANO}@v{}", version(VOLCANO_GO_MOD, VOLCANO)?))
 }
 
 fn version_of_go(go_mod: &str) -> Result<&str> {
@@ -190,8 +216,12 @@ mod tests {
 
     #[test]
     fn every_program_has_a_version() {
-        use Binary::{ApiServer, ControllerManager, Etcd, Helm, Kwok, Scheduler, VolcanoScheduler};
-        for binary in [Etcd, ApiServer, ControllerManager, Scheduler, Kwok, VolcanoScheduler, Helm] {
+        use Binary::{
+            AiGateway, ApiServer, ControllerManager, EnvoyGateway, Etcd, Helm, Istiod, Kwok, Scheduler,
+            VolcanoScheduler,
+        };
+        let kubernetes = [Etcd, ApiServer, ControllerManager, Scheduler, Kwok];
+        for binary in kubernetes.into_iter().chain([VolcanoScheduler, Helm, EnvoyGateway, AiGateway, Istiod]) {
             let recipe = binary.recipe();
             assert!(version(recipe.go_mod, recipe.module).is_ok(), "{}", recipe.name);
         }

@@ -1,5 +1,7 @@
 //! An authority of our own, and what it signs for loopback.
 
+use std::net::IpAddr;
+
 use anyhow::Result;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
@@ -8,24 +10,24 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 pub struct Certificates {
     /// Whom clients trust.
     pub authority: String,
-    /// For 127.0.0.1.
+    /// For the server's address.
     pub certificate: String,
     /// Its key.
     pub key: String,
 }
 
 impl Certificates {
-    /// Fresh ones.
+    /// Fresh ones for a server at `address`.
     ///
     /// # Errors
     /// When the cryptographic library refuses.
-    pub fn new() -> Result<Self> {
+    pub fn new(address: IpAddr) -> Result<Self> {
         let mut params = CertificateParams::new(["kthena-tests-authority".to_owned()])?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
         let key = KeyPair::generate()?;
-        let certificate =
-            CertificateParams::new(["127.0.0.1".to_owned(), "localhost".to_owned()])?.signed_by(&key, &authority)?;
+        let names = [address.to_string(), "localhost".to_owned()];
+        let certificate = CertificateParams::new(names)?.signed_by(&key, &authority)?;
         Ok(Self { authority: authority.pem(), certificate: certificate.pem(), key: key.serialize_pem() })
     }
 }

@@ -1,6 +1,6 @@
 //! etcd and kube-apiserver, and by wish more of Kubernetes, as children on loopback.
 
-use std::net::TcpListener;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use tokio::sync::OnceCell;
 
 use super::binaries::Binary;
 use super::certificates::Certificates;
-use super::crds::Foreign;
+use super::crds::{Foreign, GatewayKinds};
 use super::extras::Extras;
 use super::namespace::Namespace;
 use crate::poll;
@@ -33,6 +33,9 @@ pub struct ControlPlaneOptions {
     pub(super) scheduler: bool,
     pub(super) volcano: bool,
     pub(super) nodes: u32,
+    pub(super) endpoint_slices: bool,
+    kinds: Vec<GatewayKinds>,
+    address: Option<IpAddr>,
 }
 
 impl ControlPlaneOptions {
@@ -65,6 +68,27 @@ impl ControlPlaneOptions {
         self
     }
 
+    /// Services have EndpointSlices that follow their pods: kube-controller-manager with that controller too.
+    #[must_use]
+    pub fn with_endpoint_slices(mut self) -> Self {
+        self.endpoint_slices = true;
+        self
+    }
+
+    /// These kinds too.
+    #[must_use]
+    pub fn with_kinds(mut self, kinds: &[GatewayKinds]) -> Self {
+        self.kinds.extend(kinds);
+        self
+    }
+
+    /// The API server listens at this address instead of 127.0.0.1.
+    #[must_use]
+    pub fn at(mut self, address: IpAddr) -> Self {
+        self.address = Some(address);
+        self
+    }
+
     /// Starts it, with our kinds and those of others that ours meet.
     ///
     /// # Errors
@@ -73,8 +97,9 @@ impl ControlPlaneOptions {
         let (etcd, api_server) = (Binary::Etcd.path().await?, Binary::ApiServer.path().await?);
         let extras = Extras::built(&self).await?;
         let start = Instant::now();
-        let mut plane = start_servers(&etcd, &api_server).await?;
-        plane.install_kinds().await?;
+        let address = self.address.unwrap_or(Ipv4Addr::LOCALHOST.into());
+        let mut plane = start_servers(&etcd, &api_server, address).await?;
+        plane.install_kinds(&self.kinds).await?;
         plane.others = extras.start(&plane).await?;
         progress::say(&format!("a control plane is up ({:.1} s)", start.elapsed().as_secs_f64()));
         Ok(plane)
@@ -110,7 +135,7 @@ impl ControlPlane {
         &self.kubeconfig
     }
 
-    /// `https://127.0.0.1:port`.
+    /// `https://127.0.0.1:port`, or with another address.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
@@ -153,7 +178,7 @@ impl ControlPlane {
     }
 
     /// Our kinds from `deploy/crds`, and Volcano's and LeaderWorkerSet's: created, and served.
-    async fn install_kinds(&self) -> Result<()> {
+    async fn install_kinds(&self, others: &[GatewayKinds]) -> Result<()> {
         let mut manifests = Vec::new();
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/crds");
         for entry in std::fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
@@ -165,11 +190,18 @@ impl ControlPlane {
         for kind in Foreign::ALL {
             manifests.push(kind.manifest().await?);
         }
+        for kinds in others {
+            manifests.extend(kinds.manifests().await?);
+        }
         let crds: Api<CustomResourceDefinition> = Api::all(self.client().await?);
         let mut names = Vec::new();
         for manifest in &manifests {
             let crd: CustomResourceDefinition = serde_saphyr::from_str(manifest)?;
             let name = crd.metadata.name.clone().context("a CustomResourceDefinition has a name")?;
+            if names.contains(&name) {
+                // Of the Gateway API ours meet some kinds, and a gateway wants all.
+                continue;
+            }
             crds.create(&PostParams::default(), &crd)
                 .await
                 .with_context(|| format!("the API server refuses {name}"))?;
@@ -200,9 +232,9 @@ pub(super) fn flag(name: &str, value: impl std::fmt::Display) -> String {
     format!("--{name}={value}")
 }
 
-async fn start_servers(etcd: &Path, api_server: &Path) -> Result<ControlPlane> {
+async fn start_servers(etcd: &Path, api_server: &Path, address: IpAddr) -> Result<ControlPlane> {
     let scratch = Scratch::new("cluster")?;
-    let certificates = Certificates::new()?;
+    let certificates = Certificates::new(address)?;
     let token = format!("{:032x}", rand::random::<u128>());
     for (name, text) in [
         ("ca.crt", &certificates.authority),
@@ -223,9 +255,11 @@ async fn start_servers(etcd: &Path, api_server: &Path) -> Result<ControlPlane> {
         .args([flag("listen-peer-urls", &peer), flag("initial-advertise-peer-urls", advertised)])
         .sweep(scratch.path())
         .start()?;
-    let port = free_port()?;
+    let port = free_port(address)?;
     let api_server = Program::new("kube-apiserver", api_server)
-        .args(["--bind-address=127.0.0.1", "--authorization-mode=RBAC", "--allow-privileged=true"])
+        .args(["--authorization-mode=RBAC", "--allow-privileged=true"])
+        // Also what it tells of itself: a machine without a default route has no address to be found out.
+        .args([flag("bind-address", address), flag("advertise-address", address)])
         .args([flag("etcd-servers", &socket), flag("secure-port", port)])
         .args([flag("tls-cert-file", file("tls.crt")), flag("tls-private-key-file", file("tls.key"))])
         .args([flag("client-ca-file", file("ca.crt")), flag("token-auth-file", file("tokens.csv"))])
@@ -235,7 +269,7 @@ async fn start_servers(etcd: &Path, api_server: &Path) -> Result<ControlPlane> {
         // Nobody makes service accounts and nobody takes taints off fresh nodes here.
         .args(["--disable-admission-plugins=ServiceAccount,TaintNodesByCondition", "--endpoint-reconciler-type=none"])
         .start()?;
-    let url = format!("https://127.0.0.1:{port}");
+    let url = format!("https://{}", SocketAddr::new(address, port));
     let kubeconfig = scratch.file("kubeconfig");
     write_kubeconfig(&kubeconfig, &url, &scratch.file("ca.crt"), &token)?;
     let plane = ControlPlane { others: Vec::new(), api_server, etcd, url, token, kubeconfig, _scratch: scratch };
@@ -272,6 +306,6 @@ pub(super) fn write_kubeconfig(path: &Path, url: &str, authority: &Path, token: 
 }
 
 /// A port that was free a moment ago.
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+fn free_port(address: IpAddr) -> Result<u16> {
+    Ok(TcpListener::bind((address, 0))?.local_addr()?.port())
 }

@@ -1,10 +1,10 @@
 //! The kinds of others that ours meet, from the files of their modules.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use super::binaries;
+use super::binaries::{self, Binary};
 use super::go::Go;
 use crate::cache;
 
@@ -53,7 +53,7 @@ impl Foreign {
 
     /// The module, `NAME@VERSION`, and the file in it.
     fn source(self) -> Result<(String, &'static str)> {
-        let volcano = |path| Ok((binaries::volcano_module()?, path));
+        let volcano = |path| Ok((binaries::module_of(Binary::VolcanoScheduler)?, path));
         let module = |name: &str, path| Ok((name.to_owned(), path));
         match self {
             // From 1.14 on it has `subGroupPolicy`.
@@ -67,8 +67,8 @@ impl Foreign {
             Self::InferencePool => {
                 module(INFERENCE_EXTENSION, "config/crd/bases/inference.networking.k8s.io_inferencepools.yaml")
             }
-            Self::Gateway => (GATEWAY_API, "config/crd/standard/gateway.networking.k8s.io_gateways.yaml"),
-            Self::HttpRoute => (GATEWAY_API, "config/crd/standard/gateway.networking.k8s.io_httproutes.yaml"),
+            Self::Gateway => module(GATEWAY_API, "config/crd/standard/gateway.networking.k8s.io_gateways.yaml"),
+            Self::HttpRoute => module(GATEWAY_API, "config/crd/standard/gateway.networking.k8s.io_httproutes.yaml"),
         }
     }
 
@@ -78,25 +78,82 @@ impl Foreign {
     /// When it cannot be fetched, with what Go said and what to set.
     pub async fn manifest(self) -> Result<String> {
         let (module, path) = self.source()?;
-        let caches = cache::folder()?;
-        let folder = caches.join("crds").join(module.replace('/', "-"));
-        let copy = folder.join(path.rsplit('/').next().unwrap_or(path));
-        if !copy.exists() {
-            std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-            let _lock = cache::lock(&folder, "fetch", LOCK_DEADLINE).await?;
-            if !copy.exists() {
-                fetch(&caches, &module, path, &copy).await?;
-            }
-        }
-        std::fs::read_to_string(&copy).with_context(|| format!("cannot read {}", copy.display()))
+        cached(&module, path, path.rsplit('/').next().unwrap_or(path)).await
     }
 }
 
-async fn fetch(caches: &std::path::Path, module: &str, path: &str, copy: &PathBuf) -> Result<()> {
+/// The kinds of a gateway, many at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GatewayKinds {
+    /// `gateway.networking.k8s.io`, the standard channel.
+    GatewayApi,
+    /// `gateway.envoyproxy.io`.
+    EnvoyGateway,
+    /// `aigateway.envoyproxy.io`.
+    AiGateway,
+    /// `networking.istio.io` and its sisters.
+    Istio,
+}
+
+impl GatewayKinds {
+    /// Module, and the file or folder in it.
+    fn source(self) -> Result<(String, &'static str)> {
+        Ok(match self {
+            Self::GatewayApi => (GATEWAY_API.to_owned(), "config/crd/standard"),
+            Self::EnvoyGateway => {
+                (binaries::module_of(Binary::EnvoyGateway)?, "charts/gateway-crds-helm/templates/generated")
+            }
+            Self::AiGateway => {
+                (binaries::module_of(Binary::AiGateway)?, "manifests/charts/ai-gateway-crds-helm/templates")
+            }
+            Self::Istio => (binaries::module_of(Binary::Istiod)?, "manifests/charts/base/files/crd-all.gen.yaml"),
+        })
+    }
+
+    /// The texts of their CustomResourceDefinitions; fetched once into the cache.
+    ///
+    /// # Errors
+    /// When they cannot be fetched, with what Go said and what to set.
+    pub async fn manifests(self) -> Result<Vec<String>> {
+        let (module, path) = self.source()?;
+        let text = cached(&module, path, &format!("{self:?}.yaml")).await?;
+        let documents = text.split("\n---").map(|document| document.trim_start_matches("---"));
+        Ok(documents.filter(|document| document.contains("\nkind: CustomResourceDefinition")).map(Into::into).collect())
+    }
+}
+
+/// The text of `path` in `module`; of all YAML files in it where it is a folder. Kept in the cache as `name`.
+async fn cached(module: &str, path: &str, name: &str) -> Result<String> {
+    let caches = cache::folder()?;
+    let folder = caches.join("crds").join(module.replace('/', "-"));
+    let copy = folder.join(name);
+    if !copy.exists() {
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let _lock = cache::lock(&folder, "fetch", LOCK_DEADLINE).await?;
+        if !copy.exists() {
+            fetch(&caches, module, path, &copy).await?;
+        }
+    }
+    std::fs::read_to_string(&copy).with_context(|| format!("cannot read {}", copy.display()))
+}
+
+async fn fetch(caches: &Path, module: &str, path: &str, copy: &Path) -> Result<()> {
     let source = Go::find(caches, binaries::needed_go()?).await?.module_folder(module).await?.join(path);
+    let mut files = vec![source.clone()];
+    if source.is_dir() {
+        files = std::fs::read_dir(&source)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+        files.retain(|file| file.extension().is_some_and(|extension| extension == "yaml"));
+        files.sort();
+    }
+    let mut whole = String::new();
+    for file in files {
+        let text = std::fs::read_to_string(&file).with_context(|| format!("{module} has no {path}"))?;
+        // A chart's conditions around a manifest that has none inside.
+        let lines = text.lines().filter(|line| !line.starts_with("{{"));
+        whole.extend(["---\n", &lines.collect::<Vec<_>>().join("\n"), "\n"]);
+    }
     let fresh = copy.with_added_extension("fresh");
-    let text = std::fs::read(&source).with_context(|| format!("{module} has no {path}"))?;
-    std::fs::write(&fresh, text)?;
+    std::fs::write(&fresh, whole)?;
     std::fs::rename(&fresh, copy)?;
     Ok(())
 }

@@ -31,6 +31,7 @@ pub(super) struct Extras {
     volcano: Option<PathBuf>,
     kwok: Option<PathBuf>,
     nodes: u32,
+    endpoint_slices: bool,
 }
 
 impl Extras {
@@ -43,11 +44,13 @@ impl Extras {
             if wanted { Ok(Some(binary.path().await?)) } else { Ok(None) }
         };
         Ok(Self {
-            controller_manager: path(options.garbage_collection, Binary::ControllerManager).await?,
+            controller_manager: path(options.garbage_collection || options.endpoint_slices, Binary::ControllerManager)
+                .await?,
             scheduler: path(options.scheduler, Binary::Scheduler).await?,
             volcano: path(options.volcano, Binary::VolcanoScheduler).await?,
             kwok: path(options.nodes > 0, Binary::Kwok).await?,
             nodes: options.nodes,
+            endpoint_slices: options.endpoint_slices,
         })
     }
 
@@ -59,9 +62,12 @@ impl Extras {
         let mut running = Vec::new();
         let kubeconfig = flag("kubeconfig", plane.kubeconfig().display());
         if let Some(path) = self.controller_manager {
-            let controllers = "--controllers=garbage-collector-controller,namespace-controller";
+            let mut controllers = "--controllers=garbage-collector-controller,namespace-controller".to_owned();
+            if self.endpoint_slices {
+                controllers.push_str(",endpointslice-controller");
+            }
             let program = Program::new("kube-controller-manager", path)
-                .args([kubeconfig.as_str(), controllers, "--leader-elect=false", "--secure-port=0"])
+                .args([kubeconfig.as_str(), &controllers, "--leader-elect=false", "--secure-port=0"])
                 .args(["--kube-api-qps=500", "--kube-api-burst=1000"]);
             running.push(program.start()?);
         }

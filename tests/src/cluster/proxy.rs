@@ -1,7 +1,7 @@
 //! Stands between the operator and the API server: counts calls, shows one namespace as if it were the cluster, and
 //! spoils what a test wants spoilt.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -127,7 +127,7 @@ impl Proxy {
             state: Mutex::new(state),
             cut: tokio::sync::watch::Sender::new(()),
         });
-        let certificates = Certificates::new()?;
+        let certificates = Certificates::new(Ipv4Addr::LOCALHOST.into())?;
         let chain = CertificateDer::pem_slice_iter(certificates.certificate.as_bytes()).collect::<Result<_, _>>()?;
         let key = PrivateKeyDer::from_pem_slice(certificates.key.as_bytes())?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

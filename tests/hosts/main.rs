@@ -1,0 +1,153 @@
+//! The picker behind real gateways: their own control planes, their Envoy, a real API server.
+//!
+//! Everything runs as plain processes in a network namespace of its own, which needs no root. Each host is brought up
+//! once, and the stories are told on it one after the other.
+//!
+//! | what | file |
+//! |---|---|
+//! | the namespace | `sandbox.rs` |
+//! | what a host is; the hosts | `host.rs`; `envoy_gateway.rs`, `ai_gateway.rs`, `istio.rs` |
+//! | API server, engines, pickers and their pods | `objects.rs`, `stage.rs` |
+//! | the picked endpoint answers | `picks.rs` |
+//! | pods come, go and are not ready | `endpoints.rs` |
+//! | headers that a client forged | `steering.rs` |
+//! | the picker is gone, frozen, back: the table of the guide | `failures.rs` |
+//! | a rolling restart under load | `rolling.rs` |
+//! | one trace | `traces.rs` |
+//!
+//! `cargo test-gateways` runs all; `cargo test-gateways istio` one host, `cargo test-gateways istio picks` one story.
+
+mod ai_gateway;
+mod endpoints;
+mod envoy_gateway;
+mod failures;
+mod host;
+mod istio;
+mod objects;
+mod picks;
+mod rolling;
+mod sandbox;
+mod stage;
+mod steering;
+mod traces;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+use tests::progress::say;
+
+use crate::host::Host;
+use crate::stage::Stage;
+
+/// What is told on each host, in this order.
+const STORIES: &[&str] = &["picks", "endpoints", "steering", "failures", "rolling", "traces"];
+
+fn main() -> ExitCode {
+    // What cargo hands to every test target.
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error.into()),
+    };
+    let ran = if sandbox::is_inside() {
+        runtime.block_on(run(&wanted))
+    } else {
+        // Outside there is a network: all that has to be fetched is fetched now.
+        runtime.block_on(prepare(&wanted)).and_then(|()| sandbox::enter().map(|never| match never {}))
+    };
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "error: {error:#}");
+    ExitCode::FAILURE
+}
+
+/// Does the words' host, or all, with `$host` as its type.
+macro_rules! each_host {
+    ($wanted:expr, $host:ident => $done:expr) => {{
+        let named = |name: &str| $wanted.iter().any(|word| word == name);
+        let all = ![envoy_gateway::EnvoyGateway::NAME, ai_gateway::AiGateway::NAME, istio::Istio::NAME]
+            .into_iter()
+            .any(named);
+        // The list of hosts.
+        each_host!(@one all, named, $host, envoy_gateway::EnvoyGateway, $done);
+        each_host!(@one all, named, $host, istio::Istio, $done);
+        each_host!(@one all, named, $host, ai_gateway::AiGateway, $done);
+    }};
+    (@one $all:ident, $named:ident, $host:ident, $kind:ty, $done:expr) => {
+        if $all || $named(<$kind>::NAME) {
+            type $host = $kind;
+            $done;
+        }
+    };
+}
+
+async fn prepare(wanted: &[String]) -> Result<()> {
+    let known =
+        [&[envoy_gateway::EnvoyGateway::NAME, ai_gateway::AiGateway::NAME, istio::Istio::NAME], STORIES].concat();
+    let unknown: Vec<&String> = wanted.iter().filter(|word| !known.contains(&word.as_str())).collect();
+    anyhow::ensure!(unknown.is_empty(), "{unknown:?}: name hosts or stories: {}", known.join(", "));
+    sandbox::check()?;
+    stage::prepare().await?;
+    each_host!(wanted, Kind => {
+        Kind::build().await?;
+        for kinds in Kind::KINDS {
+            kinds.manifests().await?;
+        }
+    });
+    Ok(())
+}
+
+async fn run(wanted: &[String]) -> Result<()> {
+    sandbox::furnish().await?;
+    let start = Instant::now();
+    let mut failures = Vec::new();
+    each_host!(wanted, Kind => {
+        if let Err(error) = tell::<Kind>(wanted).await {
+            failures.push(format!("{}: {error:#}", Kind::NAME));
+        }
+    });
+    for failure in &failures {
+        say(&format!("FAILED {failure}"));
+    }
+    say(&format!("{} hosts failed; {:.0} s", failures.len(), start.elapsed().as_secs_f64()));
+    anyhow::ensure!(failures.is_empty(), "the picker does not behave behind every host");
+    Ok(())
+}
+
+/// Tells the stories on one host, those that are named or all.
+async fn tell<H: Host>(wanted: &[String]) -> Result<()> {
+    let start = Instant::now();
+    let mut stage = Stage::<H>::start().await?;
+    say(&format!("{} is up ({:.1} s)", H::NAME, start.elapsed().as_secs_f64()));
+    let named = |story: &str| wanted.iter().any(|word| word == story);
+    let all = !STORIES.iter().copied().any(named);
+    let mut failed = Vec::new();
+    for story in STORIES.iter().copied().filter(|story| all || named(story)) {
+        let start = Instant::now();
+        let told = match story {
+            "picks" => picks::tell(&mut stage).await,
+            "endpoints" => endpoints::tell(&mut stage).await,
+            "steering" => steering::tell(&mut stage).await,
+            "failures" => failures::tell(&mut stage).await,
+            "rolling" => rolling::tell(&mut stage).await,
+            _ => traces::tell(&mut stage).await,
+        };
+        let verdict = match &told {
+            Ok(()) => "ok".to_owned(),
+            Err(error) => format!("FAILED: {error:#}\n{}", stage.said()),
+        };
+        say(&format!("{} {story} ... {verdict} ({:.1} s)", H::NAME, start.elapsed().as_secs_f64()));
+        if told.is_err() {
+            failed.push(story);
+        }
+    }
+    anyhow::ensure!(failed.is_empty(), "{failed:?}");
+    Ok(())
+}

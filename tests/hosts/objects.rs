@@ -1,0 +1,144 @@
+//! What is written to the API server by whoever else would: the user, kubelets, kube-scheduler.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::core::GroupVersionKind;
+use serde_json::{Value, json};
+use tests::poll;
+
+/// The namespace of all manifests.
+pub(crate) const NAMESPACE: &str = "default";
+
+/// An administrator's hands.
+pub(crate) struct Objects {
+    client: kube::Client,
+}
+
+impl Objects {
+    pub(crate) fn new(client: kube::Client) -> Self {
+        Self { client }
+    }
+
+    /// Applies each YAML file of a folder of `gateway-api-examples`.
+    ///
+    /// # Errors
+    /// What the API server has against one.
+    pub(crate) async fn apply_example(&self, folder: &str) -> Result<()> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gateway-api-examples").join(folder);
+        let files = std::fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
+        let mut files = files.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+        files.retain(|file| file.extension().is_some_and(|extension| extension == "yaml"));
+        files.sort();
+        for file in files {
+            let text = std::fs::read_to_string(&file)?;
+            self.apply(&text).await.with_context(|| file.display().to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Applies YAML documents.
+    ///
+    /// # Errors
+    /// What the API server has against one.
+    pub(crate) async fn apply(&self, documents: &str) -> Result<()> {
+        for document in documents.split("\n---\n") {
+            let object: DynamicObject = serde_saphyr::from_str(document)?;
+            let types = object.types.clone().context("an object has a kind")?;
+            let name = object.metadata.name.clone().unwrap_or_default();
+            let api = self.dynamic(&types.api_version, &types.kind, object.metadata.namespace.as_deref())?;
+            // A webhook that came with the kinds, or a kind that was served only just now.
+            let mut refused = None;
+            let what = format!("{} {name} to be accepted", types.kind);
+            let applied = poll::until(&what, Duration::from_secs(10), async || {
+                let params = PatchParams::apply("a-user").validation_strict().force();
+                match api.patch(&name, &params, &Patch::Apply(&object)).await {
+                    Ok(_) => Some(Ok(())),
+                    Err(kube::Error::Api(status)) if status.code == 422 || status.code == 400 => Some(Err(status)),
+                    Err(error) => {
+                        refused = Some(error.to_string());
+                        None
+                    }
+                }
+            });
+            let applied = applied.await.with_context(|| refused.unwrap_or_default())?;
+            applied.map_err(|status| anyhow::anyhow!("{} {name} is refused: {}", types.kind, status.message))?;
+        }
+        Ok(())
+    }
+
+    /// Merges `patch` into an object of [`NAMESPACE`].
+    ///
+    /// # Errors
+    /// What the API server has against it.
+    pub(crate) async fn merge(&self, api_version: &str, kind: &str, name: &str, patch: &Value) -> Result<()> {
+        let api = self.dynamic(api_version, kind, Some(NAMESPACE))?;
+        api.patch(name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .with_context(|| format!("{kind} {name}: {patch}"))?;
+        Ok(())
+    }
+
+    fn dynamic(&self, api_version: &str, kind: &str, namespace: Option<&str>) -> Result<Api<DynamicObject>> {
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let gvk = GroupVersionKind::gvk(group, version, kind);
+        let resource = ApiResource::from_gvk(&gvk);
+        Ok(match namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
+            None => Api::all_with(self.client.clone(), &resource),
+        })
+    }
+
+    fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), NAMESPACE)
+    }
+
+    /// Creates a pod that runs and is ready.
+    ///
+    /// # Errors
+    /// What the API server has against it.
+    pub(crate) async fn create_pod(&self, name: &str, labels: &Value, ip: Ipv4Addr) -> Result<()> {
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels},
+            "spec": {"nodeName": "node-0", "containers": [{"name": "main", "image": "none"}]},
+        });
+        self.pods().create(&PostParams::default(), &serde_json::from_value(pod)?).await?;
+        let ip = ip.to_string();
+        let running = json!({"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]}});
+        self.pods().patch_status(name, &PatchParams::default(), &Patch::Merge(running)).await?;
+        self.set_ready(name, true).await
+    }
+
+    /// Says, as a kubelet, whether a pod is ready.
+    ///
+    /// # Errors
+    /// What the API server has against it.
+    pub(crate) async fn set_ready(&self, name: &str, ready: bool) -> Result<()> {
+        let ready = if ready { "True" } else { "False" };
+        let status = json!({"status": {"conditions": [{"type": "Ready", "status": ready}]}});
+        self.pods().patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await?;
+        Ok(())
+    }
+
+    /// Deletes a pod, which is there and terminating until it [is gone](Self::remove_pod).
+    ///
+    /// # Errors
+    /// What the API server has against it.
+    pub(crate) async fn delete_pod(&self, name: &str) -> Result<()> {
+        self.pods().delete(name, &DeleteParams::default()).await?;
+        Ok(())
+    }
+
+    /// Says, as a kubelet, that a pod is gone.
+    ///
+    /// # Errors
+    /// What the API server has against it.
+    pub(crate) async fn remove_pod(&self, name: &str) -> Result<()> {
+        self.pods().delete(name, &DeleteParams::default().grace_period(0)).await?;
+        Ok(())
+    }
+}
