@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 use tests::client::{Client, Completion, Reply};
 use tests::config_dir::ConfigDir;
+use tests::picker::PickerOptions;
 use tests::poll;
 use tests::scratch::Scratch;
 
@@ -19,6 +20,18 @@ const TURNS: usize = 4;
 /// Three engines, and a picker that goes by the cache alone where there is one, and by chance else.
 async fn stage(scorer: &str, files: &Scratch) -> Stage {
     let fleet = Fleet::start(&[Role::Whole; ENGINES]).await.unwrap();
+    let port = fleet.ports.events;
+    cached_stage(fleet, scorer, files, port, |options| options).await
+}
+
+/// A picker before `fleet` that hears KV events on `port`, and goes by the cache alone or else by chance.
+pub(crate) async fn cached_stage(
+    fleet: Fleet,
+    scorer: &str,
+    files: &Scratch,
+    port: u16,
+    vary: impl FnOnce(PickerOptions) -> PickerOptions,
+) -> Stage {
     let addresses = fleet.addresses();
     let config = ConfigDir::new().unwrap();
     config.pool(POOL, &addresses).unwrap();
@@ -29,10 +42,10 @@ async fn stage(scorer: &str, files: &Scratch) -> Stage {
     std::fs::write(&path, profile.to_string()).unwrap();
     let (ports, tokenizers) = (fleet.ports, fleet.tokenizers());
     let stage = Stage::before(fleet, config, &addresses, |options| {
-        options
+        vary(options)
             .flag("--scheduler-config", path.display())
             .flag("--tokenizer-dir", tokenizers.display())
-            .flag("--kv-events-port", ports.events)
+            .flag("--kv-events-port", port)
             .flag("--kv-replay-port", ports.replay)
     })
     .await;
@@ -46,16 +59,28 @@ async fn stage(scorer: &str, files: &Scratch) -> Stage {
 }
 
 /// Has `engine` answer past the picker, which learns of it from the engine alone.
-async fn past(stage: &Stage, engine: &Engine, ask: Completion) {
+pub(crate) async fn past(stage: &Stage, engine: &Engine, ask: Completion) {
     let name = engine.address().to_string();
-    let before = next_sequence(stage, &name).await.unwrap();
+    let before = batches(stage, &name).await.unwrap();
     assert_eq!(ask.send().await.unwrap().status, 200);
     heard(stage, &name, before).await;
 }
 
 /// A prompt of token ids.
-fn ids(client: &Client, prompt: &[u32]) -> Completion {
+pub(crate) fn ids(client: &Client, prompt: &[u32]) -> Completion {
     fixed(client.complete(MODEL, ""), 1).field("prompt", prompt)
+}
+
+/// A thousand token ids, others for each seed.
+pub(crate) fn thousand(seed: u32) -> Vec<u32> {
+    (0..1000).map(|place| 3 + (seed * 89 + place * 7) % 480).collect()
+}
+
+/// What the picker said the engine that it chose holds of the prompt, and what that engine took from its cache.
+pub(crate) async fn foretold_and_taken(stage: &Stage, reply: &Reply) -> (u64, u64) {
+    let decision = stage.decision(reply).await;
+    let held = chosen(&decision)["heldTokens"].as_u64().unwrap_or_else(|| panic!("not exact: {decision:#}"));
+    (held, cached(reply))
 }
 
 /// Conversations that begin with one of three system messages, and grow by a turn each time.
@@ -70,23 +95,25 @@ fn chat(client: &Client, conversation: usize, turn: usize) -> Completion {
 }
 
 /// Tokens that the engine took from its cache, by its answer.
-fn cached(reply: &Reply) -> u64 {
+pub(crate) fn cached(reply: &Reply) -> u64 {
     reply.usage().expect("usage")["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap_or(0)
 }
 
 /// Waits until the picker has heard a batch of the engine's events after number `before`. A request for
 /// one token is one step of the engine and, where it fills a block, one batch.
-async fn heard(stage: &Stage, engine: &str, before: u64) {
-    poll::until("the engine's events", SOON, async || (next_sequence(stage, engine).await? > before).then_some(()))
+pub(crate) async fn heard(stage: &Stage, engine: &str, before: u64) {
+    poll::until("the engine's events", SOON, async || (batches(stage, engine).await? > before).then_some(()))
         .await
         .unwrap_or_else(|error| panic!("{error}\n{}", stage.picker.log()));
 }
 
-/// The number of the next batch of events that is expected from the engine.
-async fn next_sequence(stage: &Stage, engine: &str) -> Option<u64> {
+/// Batches of events that are known of the engine.
+pub(crate) async fn batches(stage: &Stage, engine: &str) -> Option<u64> {
     let fleet = stage.picker.fleet().await.ok()?;
     let endpoint = fleet.into_iter().find(|endpoint| endpoint["address"] == engine)?;
-    Some(endpoint["kvEvents"][0]["nextSequence"].as_u64().unwrap_or(0))
+    // None before the first is followed.
+    let ranks = endpoint["kvEvents"].as_array().into_iter().flatten();
+    Some(ranks.map(|rank| rank["nextSequence"].as_u64().unwrap_or(0)).sum())
 }
 
 /// The candidate that was chosen.
@@ -96,7 +123,7 @@ fn chosen(decision: &Value) -> &Value {
 }
 
 /// The engines' own count of hits, all of them together.
-async fn hits(stage: &Stage) -> u64 {
+pub(crate) async fn hits(stage: &Stage) -> u64 {
     let mut sum = 0.0;
     for engine in stage.fleet.engines() {
         sum += engine.metric("vllm:prefix_cache_hits_total", &[]).await.unwrap();
@@ -119,7 +146,7 @@ async fn the_index_of_blocks_equals_the_engines_own_hit_counters() {
             let mut sequences = BTreeMap::new();
             for address in stage.fleet.addresses() {
                 let address = address.to_string();
-                sequences.insert(address.clone(), next_sequence(&stage, &address).await.unwrap());
+                sequences.insert(address.clone(), batches(&stage, &address).await.unwrap());
             }
             let reply = chat(&stage.client, conversation, turn).send().await.unwrap();
             let decision = stage.decision(&reply).await;
@@ -158,14 +185,13 @@ async fn the_index_follows_what_engines_compute_and_evict() {
     let stage = stage("kvcache-aware", &files).await;
     let warm = &stage.fleet.engines()[1];
     let name = warm.address().to_string();
-    let prompt = |seed: u32| -> Vec<u32> { (0..1000).map(|place| 3 + (seed * 89 + place * 7) % 480).collect() };
-    let ask = |seed: u32| ids(&stage.client, &prompt(seed));
+    let ask = |seed: u32| ids(&stage.client, &thousand(seed));
     let held_at_warm = |decision: &Value| {
         let candidates = decision["candidates"].as_array().unwrap();
         let own = candidates.iter().find(|candidate| candidate["address"] == *name).unwrap();
         own["heldTokens"].as_u64().unwrap_or_else(|| panic!("not exact: {decision:#}"))
     };
-    past(&stage, warm, ids(&warm.client(), &prompt(1))).await;
+    past(&stage, warm, ids(&warm.client(), &thousand(1))).await;
     let reply = ask(1).send().await.unwrap();
     let decision = stage.decision(&reply).await;
     assert_eq!((decision["endpoint"].as_str(), held_at_warm(&decision)), (Some(&name[..]), 992), "{decision:#}");
@@ -173,7 +199,7 @@ async fn the_index_follows_what_engines_compute_and_evict() {
 
     // Five more such prompts do not fit beside the first: it is evicted.
     for seed in 2..7 {
-        past(&stage, warm, ids(&warm.client(), &prompt(seed))).await;
+        past(&stage, warm, ids(&warm.client(), &thousand(seed))).await;
     }
     let reply = ask(1).send().await.unwrap();
     let decision = stage.decision(&reply).await;

@@ -21,6 +21,9 @@ pub(crate) const MODEL: &str = "tiny";
 /// Tokens in a block of the KV cache.
 pub(crate) const BLOCK: usize = 16;
 
+/// Adapters of engines that have any.
+pub(crate) const ADAPTERS: [&str; 2] = ["ad1", "ad2"];
+
 /// The import alone takes 15 s, and a minute when the machine is busy.
 const START_DEADLINE: Duration = Duration::from_secs(300);
 
@@ -32,6 +35,8 @@ pub(crate) const SOON: Duration = Duration::from_secs(30);
 pub(crate) enum Role {
     /// Prefill and decode.
     Whole,
+    /// Prefill and decode with the adapters [`ADAPTERS`].
+    Adapted,
     /// Computes prompts and lets NIXL fetch their blocks.
     Prefill,
     /// Fetches blocks with NIXL.
@@ -78,13 +83,18 @@ impl Fleet {
         let (hosts, ports) = addresses(roles.len())?;
         let scratch = Scratch::new("vllm")?;
         let model = installation.models().join(MODEL);
+        if roles.contains(&Role::Adapted) {
+            for (seed, adapter) in ADAPTERS.into_iter().enumerate() {
+                installation.write_adapter(&scratch.file(adapter), seed).await?;
+            }
+        }
         let engines: Vec<Value> = std::iter::zip(roles, &hosts)
             .enumerate()
             .map(|(index, (role, host))| {
                 json!({
                     "name": index.to_string(),
                     "host": host,
-                    "args": args(*role, *host, ports, &model.to_string_lossy()),
+                    "args": args(*role, *host, ports, &model.to_string_lossy(), &scratch),
                     "env": {"VLLM_NIXL_SIDE_CHANNEL_HOST": host, "VLLM_NIXL_SIDE_CHANNEL_PORT": ports.side_channel.to_string()},
                 })
             })
@@ -203,7 +213,7 @@ impl Engine {
 }
 
 /// `vllm serve …`, as in a pod whose address is `host`.
-fn args(role: Role, host: Ipv4Addr, ports: Ports, model: &str) -> Vec<String> {
+fn args(role: Role, host: Ipv4Addr, ports: Ports, model: &str, scratch: &Scratch) -> Vec<String> {
     let events = json!({
         "enable_kv_cache_events": true,
         "publisher": "zmq",
@@ -225,6 +235,12 @@ fn args(role: Role, host: Ipv4Addr, ports: Ports, model: &str) -> Vec<String> {
     args.extend(["--kv-events-config".to_owned(), events.to_string()]);
     let kv_role = match role {
         Role::Whole => return args,
+        Role::Adapted => {
+            let adapters = "--enable-lora --max-loras 2 --max-lora-rank 8 --lora-modules";
+            args.extend(adapters.split_whitespace().map(str::to_owned));
+            args.extend(ADAPTERS.map(|adapter| format!("{adapter}={}", scratch.file(adapter).display())));
+            return args;
+        }
         Role::Prefill => "kv_producer",
         Role::Decode => "kv_consumer",
     };

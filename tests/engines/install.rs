@@ -68,6 +68,15 @@ impl Installation {
         self.folder.join("packages")
     }
 
+    /// Writes an adapter of the tiny model into `folder`.
+    ///
+    /// # Errors
+    /// What Python says.
+    pub(crate) async fn write_adapter(&self, folder: &Path, seed: usize) -> Result<()> {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/engines/tiny_adapter.py");
+        python(Some(&self.packages()), &[script, &folder.to_string_lossy(), &seed.to_string()]).await.map(drop)
+    }
+
     /// A folder for each model, of its name.
     pub(crate) fn models(&self) -> PathBuf {
         self.folder.join("models")

@@ -5,6 +5,7 @@
 //!
 //! `cargo real-engines` installs what it needs, once; the default `cargo test` leaves it alone.
 
+mod adapters;
 mod caches;
 mod deaths;
 mod fleet;
