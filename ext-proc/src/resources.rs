@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use controller_api::inference_pool::InferencePool;
+use controller_api::labels;
 use controller_api::v1alpha1::{model_route as route, model_server as server};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -182,6 +183,9 @@ fn declare_server(object: &server::ModelServer) -> Result<ModelServer, InvalidRe
     if port == Some(0) {
         return Err(invalid(("spec.workloadPort.port", "must be 1 to 65535")));
     }
+    // Each data-parallel rank has a port of its own: all ports of the pool are the server's.
+    let ranks = object.metadata.annotations.as_ref().and_then(|all| all.get(labels::DATA_PARALLEL_RANKS));
+    let port = port.filter(|_| !ranks.is_some_and(|ranks| ranks.parse().is_ok_and(|ranks: u16| ranks > 1)));
     Ok(ModelServer {
         name: full_name(&object.metadata).into(),
         model: model.as_deref().filter(|name| !name.is_empty()).map(Into::into),

@@ -166,6 +166,17 @@ fn declared_server(change: impl FnOnce(&mut Value)) -> Result<ModelServer, Inval
 }
 
 #[test]
+fn a_server_with_data_parallel_ranks_has_every_port_of_its_pool() {
+    let port = |ranks: &str| {
+        let mut ranked = (*server("dp", "vLLM", 8000)).clone();
+        let annotation = ("networking.serving.volcano.sh/data-parallel-ranks".to_owned(), ranks.to_owned());
+        ranked.metadata.annotations = Some([annotation].into());
+        declare_server(&ranked).unwrap().port
+    };
+    assert_eq!([port("1"), port("2"), port("many")], [Some(8000), None, Some(8000)]);
+}
+
+#[test]
 fn a_pd_group_is_declared_and_one_that_selects_nobody_is_refused() {
     let group = declared_server(|_| {}).unwrap().pd_group.unwrap();
     assert_eq!((group.group_key.as_deref(), &group.decode_labels["role"][..]), (Some("group"), "decode"));

@@ -69,7 +69,7 @@ pub struct ModelServer {
     pub engine: EngineKind,
     /// `spec.workloadSelector.matchLabels`.
     pub selector: BTreeMap<String, String>,
-    /// `spec.workloadPort.port`.
+    /// `spec.workloadPort.port`; nothing where every port of the pool is meant.
     pub port: Option<u16>,
     /// `spec.workloadSelector.pdGroup`: prefill and decode run in pods of their own.
     pub pd_group: Option<PdGroup>,
