@@ -145,6 +145,7 @@ impl Host for AiGateway {
             .args([gateway.certificates()])
             .env("KUBECONFIG", plane.kubeconfig())
             .env("POD_NAMESPACE", HOME)
+            .sweep(scratch.path())
             .start()?;
         let pid = controller.pid().to_string();
         sandbox::ip(&["link", "add", "eg0", "type", "veth", "peer", "name", "ext0"]).await?;

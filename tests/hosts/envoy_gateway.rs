@@ -93,6 +93,7 @@ impl EnvoyGateway {
             .args(["server", "--config-path", &folder("config.yaml")])
             .env("KUBECONFIG", plane.kubeconfig())
             .env("ENVOY_GATEWAY_NAMESPACE", HOME)
+            .sweep(scratch.path())
             .start()?;
         let gateway = Self { process, admin: None, scratch };
         let readiness = poll::until("Envoy Gateway's readiness", SOON, async || {

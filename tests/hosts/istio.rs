@@ -129,6 +129,7 @@ impl Host for Istio {
             .env("PILOT_ENABLE_METADATA_EXCHANGE", "false")
             .env("PILOT_ENABLE_GATEWAY_API_DEPLOYMENT_CONTROLLER", "false")
             .dir(scratch.path())
+            .sweep(scratch.path())
             .start()?;
         let host = Self { envoy: None, istiod, scratch };
         let readiness = poll::until("istiod's readiness", SOON, async || {
