@@ -38,3 +38,8 @@ seccompProfile:
   labelSelector:
     matchLabels: {{- include "kthena.selector" . | nindent 6 }}
 {{- end }}
+
+{{- /* The release's namespace, and the others with pools; each once, as JSON. */ -}}
+{{- define "kthena.pickerNamespaces" -}}
+{{- prepend .Values.picker.poolNamespaces .Release.Namespace | uniq | toJson }}
+{{- end }}
