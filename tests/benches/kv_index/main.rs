@@ -7,8 +7,7 @@
 //! equal. Updates are complete when the call that is timed returns: neither has a queue. Preparing a
 //! request is not timed, except for the hashing, which has a row of its own.
 //!
-//! `dynamo-kv-router` is not here: version 1.6.1 asks for tokio with all features and axum, each in one
-//! exact version, and for reqwest, unconditionally.
+//! `dynamo-kv-router` is not here: version 1.6.1 asks for one exact version of tokio.
 
 mod fleet;
 mod peers;
