@@ -14,6 +14,7 @@ mod body;
 mod input;
 mod message;
 mod modes;
+mod response;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -115,7 +116,7 @@ impl Exchange {
             }
             Input::RequestBody { bytes, end } => self.request_body(bytes, end, steps),
             Input::RequestTrailers => self.request_trailers(steps),
-            Input::ResponseHeaders { end } => self.response_headers(end, steps),
+            Input::ResponseHeaders { end, modes } => self.response_headers(end, modes, steps),
             Input::ResponseBody { bytes, end } => self.response_body(bytes, end, steps),
             Input::ResponseTrailers => self.response_trailers(steps),
             Input::HalfClose => {
@@ -425,56 +426,6 @@ impl Exchange {
             self.pick(seen, steps);
         }
         Ok(())
-    }
-
-    fn response_headers(&mut self, end: bool, steps: &mut VecDeque<Step>) -> Result<(), ProtocolError> {
-        self.response_part("response headers", end)?;
-        if std::mem::replace(&mut self.response_headers, true) {
-            return Err(ProtocolError::Twice("response headers"));
-        }
-        self.respond(Message::ResponseHeaders, steps);
-        Ok(())
-    }
-
-    fn response_body(&mut self, bytes: Bytes, end: bool, steps: &mut VecDeque<Step>) -> Result<(), ProtocolError> {
-        if self.response_end && bytes.is_empty() && self.modes.response == BodySend::FullDuplex {
-            return Ok(());
-        }
-        self.response_part("a response body", end)?;
-        let message = match self.modes.response {
-            BodySend::FullDuplex => Message::ResponseChunks(Chunks::new(bytes, end)),
-            _ => Message::ResponseBody,
-        };
-        self.respond(message, steps);
-        Ok(())
-    }
-
-    fn response_trailers(&mut self, steps: &mut VecDeque<Step>) -> Result<(), ProtocolError> {
-        self.response_part("response trailers", true)?;
-        self.respond(Message::ResponseTrailers, steps);
-        Ok(())
-    }
-
-    /// A response before our answer makes sense: Envoy's own replies pass here as well.
-    fn response_part(&mut self, what: &'static str, end: bool) -> Result<(), ProtocolError> {
-        if self.phase == Phase::Headers {
-            return Err(ProtocolError::BeforeHeaders(what));
-        }
-        if self.response_end {
-            return Err(ProtocolError::AfterEnd(what));
-        }
-        self.response_end = end;
-        if self.phase == Phase::Deciding {
-            // Envoy has answered in our stead: there is nothing left to decide.
-            self.phase = Phase::Answered;
-        }
-        Ok(())
-    }
-
-    fn respond(&self, message: Message, steps: &mut VecDeque<Step>) {
-        if self.phase != Phase::Refused {
-            steps.push_back(Step::Send(message));
-        }
     }
 
     fn half_close(&mut self, steps: &mut VecDeque<Step>) {

@@ -80,7 +80,7 @@ pub fn heard(message: &mut ProcessingRequest) -> Result<Heard, ProtocolError> {
             return Ok(Heard::Input { input, headers: Some(headers) });
         }
         Part::ResponseHeaders(part) => {
-            let input = Input::ResponseHeaders { end: part.end_of_stream };
+            let input = Input::ResponseHeaders { end: part.end_of_stream, modes };
             return Ok(Heard::Input { input, headers: Some(part.headers.into()) });
         }
         Part::RequestBody(part) => Input::RequestBody { bytes: part.body, end: part.end_of_stream },

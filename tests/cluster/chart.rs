@@ -162,14 +162,15 @@ async fn definitions_are_upgraded_with_the_chart_and_kept_without_it() -> Result
     let plane = ControlPlaneOptions::default().start().await?;
     let definitions: Api<CustomResourceDefinition> = Api::all(plane.client().await?);
     let name = "modelservers.networking.serving.volcano.sh";
-    // An older one, which somebody applied by hand.
-    let older = json!({"spec": {"versions": [{"name": "v1alpha1", "additionalPrinterColumns": []}]}});
-    definitions.patch(name, &PatchParams::default(), &Patch::Merge(older)).await.ok();
-    let helm = Helm::new(Some(plane.kubeconfig())).await?;
-    install(&helm, "install", &["--create-namespace", "--take-ownership", "--force-conflicts"]).await?;
     let columns = |definition: &CustomResourceDefinition| {
         definition.spec.versions[0].additional_printer_columns.as_ref().map_or(0, Vec::len)
     };
+    // An older one, which somebody applied by hand.
+    let older = json!([{"op": "replace", "path": "/spec/versions/0/additionalPrinterColumns", "value": []}]);
+    let older = Patch::Json::<CustomResourceDefinition>(serde_json::from_value(older)?);
+    assert_eq!(columns(&definitions.patch(name, &PatchParams::default(), &older).await?), 0);
+    let helm = Helm::new(Some(plane.kubeconfig())).await?;
+    install(&helm, "install", &["--create-namespace", "--take-ownership", "--force-conflicts"]).await?;
     assert!(columns(&definitions.get(name).await?) > 0);
     helm.run(&["uninstall", "kthena", "--namespace", HOME]).await?;
     definitions.get(name).await.context("a definition is kept, and all objects of its kind with it")?;

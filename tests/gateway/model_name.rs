@@ -2,7 +2,7 @@
 //! asked again, now for that route's pool.
 
 use serde_json::json;
-use tests::client::Client;
+use tests::client::{Client, Reply};
 use tests::engine::EngineConfig;
 use tests::envoy::Envoy;
 use tests::shapes::plain::{self, Body};
@@ -37,6 +37,12 @@ async fn envoy(world: &World, body: Body) -> (Envoy, Client) {
     crate::world::envoy(plain::name_models_first(config, step, body)).await
 }
 
+/// The picker is asked all the same, and says that no route tells the pool.
+fn has_no_route(reply: &Reply) {
+    let error = &reply.json().unwrap()["error"];
+    assert_eq!((reply.status, &error["code"]), (503, &"unknown_pool".into()), "{error}");
+}
+
 #[tokio::test]
 async fn a_request_goes_to_the_pool_of_its_model_or_adapter_in_every_mode_that_shows_the_body() {
     let world = world().await;
@@ -55,8 +61,7 @@ async fn a_request_goes_to_the_pool_of_its_model_or_adapter_in_every_mode_that_s
                 assert!(received.body_is(sent.as_bytes()), "{body:?}");
             }
         }
-        let unknown = client.chat("mistral", &[("user", "x")]).send().await.unwrap();
-        assert_eq!(unknown.status, 404, "no route has this model");
+        has_no_route(&client.chat("mistral", &[("user", "x")]).send().await.unwrap());
     }
     world.assert_idle().await;
 }
@@ -69,10 +74,10 @@ async fn a_client_does_not_choose_its_route_by_writing_the_header() {
     let reply = ask.send().await.unwrap();
     assert_eq!(world.assert_picked(&reply).await["pool"], "default/llama");
     let models = client.get("/v1/models").header(MODEL, "qwen").send().await.unwrap();
-    assert_eq!(models.status, 404, "a request without a body has no model");
+    has_no_route(&models);
     for body in [r#"{"model": "qwen\r\nx-admin: 1", "prompt": "x"}"#, r#"{"model": 1}"#, "no JSON", ""] {
         let reply = client.post("/v1/completions", body.to_owned()).header(MODEL, "qwen").send().await.unwrap();
-        assert_eq!(reply.status, 404, "{body}");
+        has_no_route(&reply);
     }
 }
 

@@ -53,18 +53,23 @@ fn the_scheduler_configuration_in_the_readme_loads() {
 
 #[test]
 fn every_flag_in_the_readme_exists() {
-    // Cargo's, the demo's, the engines', and kubectl's.
+    // Cargo's, the demo's, the engines', docker's, helm's and kubectl's.
     const FOREIGN: &[&str] = &[
         "bench",
         "bin",
+        "create-namespace",
         "disaggregation-bootstrap-port",
+        "file",
         "for",
         "help",
         "keep",
         "kv-events-config",
+        "namespace",
         "nocapture",
         "release",
         "server-side",
+        "set",
+        "tag",
         "test",
     ];
     let commands = [Args::command(), kthena_controller_manager::args::Args::command()];

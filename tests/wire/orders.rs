@@ -17,7 +17,6 @@ async fn nonsense_ends_its_own_stream_only() {
     for (messages, text) in [
         (vec![body(BODY, true)], "before the request headers"),
         (vec![trailers()], "before the request headers"),
-        (vec![response_headers("200")], "before the request headers"),
         (vec![request_headers(&[], false), request_headers(&[], false)], "twice"),
     ] {
         let mut envoy = Stream::on(&channel, &[]).await;

@@ -29,6 +29,8 @@ pub enum Input {
     ResponseHeaders {
         /// No body follows.
         end: bool,
+        /// From `protocol_config`, where this is the first message.
+        modes: Option<Modes>,
     },
     /// A piece of the response's body.
     ResponseBody {

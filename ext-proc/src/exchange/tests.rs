@@ -306,7 +306,7 @@ fn without_protocol_config_the_fallback_holds() {
 fn a_full_duplex_response_is_echoed_at_once() {
     let mut it = full_duplex();
     it.body(b"abc", true);
-    assert_eq!(it.on(Input::ResponseHeaders { end: false }), [ResponseHeaders]);
+    assert_eq!(it.on(Input::ResponseHeaders { end: false, modes: None }), [ResponseHeaders]);
     assert_eq!(it.response_body(b"one", false), [ResponseChunk("one".into(), false)]);
     assert_eq!(it.response_body(b"", false), [ResponseChunk(Bytes::new(), false)]);
     assert_eq!(it.response_body(b"two", true), [ResponseChunk("two".into(), true)]);
@@ -317,7 +317,7 @@ fn other_responses_get_empty_answers() {
     for response in [BodySend::Streamed, BodySend::Buffered, BodySend::None] {
         let mut it = driven(rules());
         it.headers(true, Some(modes(BodySend::Buffered, response)));
-        assert_eq!(it.on(Input::ResponseHeaders { end: false }), [ResponseHeaders]);
+        assert_eq!(it.on(Input::ResponseHeaders { end: false, modes: None }), [ResponseHeaders]);
         assert_eq!(it.response_body(b"one", false), [ResponseBody]);
         assert_eq!(it.on(Input::ResponseTrailers), [ResponseTrailers]);
     }
@@ -327,7 +327,7 @@ fn other_responses_get_empty_answers() {
 fn a_response_before_the_end_of_the_request_passes() {
     let mut it = full_duplex();
     it.body(b"abc", false);
-    assert_eq!(it.on(Input::ResponseHeaders { end: false }), [ResponseHeaders]);
+    assert_eq!(it.on(Input::ResponseHeaders { end: false, modes: None }), [ResponseHeaders]);
     assert_eq!(it.body(b"", true), [Pick(Seen::Whole, 3), Answered(None), Chunk(3, true)]);
 }
 
@@ -422,12 +422,21 @@ fn anything_before_the_request_headers_fails() {
     for (input, what) in [
         (Input::RequestBody { bytes: Bytes::new(), end: true }, "a request body"),
         (Input::RequestTrailers, "request trailers"),
-        (Input::ResponseHeaders { end: true }, "response headers"),
         (Input::ResponseBody { bytes: Bytes::new(), end: true }, "a response body"),
         (Input::ResponseTrailers, "response trailers"),
     ] {
         assert_eq!(driven(rules()).on(input), [Fail(ProtocolError::BeforeHeaders(what))]);
     }
+}
+
+#[test]
+fn the_response_of_a_filter_that_answered_before_us_passes() {
+    let mut it = driven(rules());
+    let modes = modes(BodySend::Buffered, BodySend::FullDuplex);
+    assert_eq!(it.on(Input::ResponseHeaders { end: false, modes: Some(modes) }), [ResponseHeaders]);
+    assert_eq!(it.response_body(b"no", true), [ResponseChunk(Bytes::from_static(b"no"), true)]);
+    assert!(!it.exchange.is_pending());
+    assert_eq!(it.headers(true, None), [Fail(ProtocolError::Twice("request headers"))]);
 }
 
 #[test]
@@ -440,8 +449,8 @@ fn what_exists_once_fails_when_it_comes_twice() {
     assert_eq!(it.on(Input::RequestTrailers), [Fail(ProtocolError::Twice("request trailers"))]);
 
     let mut it = full_duplex();
-    it.on(Input::ResponseHeaders { end: false });
-    let twice = it.on(Input::ResponseHeaders { end: false });
+    it.on(Input::ResponseHeaders { end: false, modes: None });
+    let twice = it.on(Input::ResponseHeaders { end: false, modes: None });
     assert_eq!(twice, [Fail(ProtocolError::Twice("response headers"))]);
 }
 
@@ -483,7 +492,7 @@ fn the_modes_that_end_early_are_those_that_were_measured() {
 fn a_response_seen_to_its_end_is_never_early() {
     let mut it = driven(rules());
     it.headers(true, Some(modes(BodySend::None, BodySend::None)));
-    it.on(Input::ResponseHeaders { end: false });
+    it.on(Input::ResponseHeaders { end: false, modes: None });
     assert!(it.exchange.may_end_early());
     it.on(Input::ResponseTrailers);
     assert!(!it.exchange.may_end_early());

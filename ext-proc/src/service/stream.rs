@@ -123,7 +123,7 @@ impl ProcessStream {
                         }
                         return;
                     }
-                    (Input::ResponseHeaders { .. }, Some(headers)) => {
+                    (Input::ResponseHeaders { .. }, Some(headers)) if self.request.is_some() => {
                         self.response_headers(&headers, message.metadata_context.as_ref());
                     }
                     _ => {}

@@ -80,7 +80,7 @@ fn a_response_of_envoys_own_leaves_nothing_to_decide() {
     let mut it = slow(BodySend::Buffered);
     it.body(b"abc", true);
     assert!(it.exchange.is_deciding());
-    assert_eq!(it.on(Input::ResponseHeaders { end: true }), [ResponseHeaders]);
+    assert_eq!(it.on(Input::ResponseHeaders { end: true, modes: None }), [ResponseHeaders]);
     assert!(!it.exchange.is_deciding() && !it.exchange.is_pending());
 }
 
