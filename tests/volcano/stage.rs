@@ -166,12 +166,13 @@ impl Stage {
         .await
     }
 
-    /// Watches for a while that nobody changes what is wanted of a gang: the scheduler writes into PodGroups too.
+    /// Watches for a while that nobody changes what is wanted of a gang: the scheduler writes into PodGroups too. (Not by
+    /// their generation: a PodGroup has no status of its own, so that each of the scheduler's conditions counts there.)
     pub(crate) async fn wait_settled(&self, gang: &str) -> Result<()> {
         let before = self.gang(gang).await?;
         let changed = poll::until("a change", A_WHILE, async || {
             let now = self.gang(gang).await.ok()?;
-            (now["metadata"]["generation"] != before["metadata"]["generation"]).then_some(now)
+            (now["spec"] != before["spec"]).then_some(now)
         });
         match changed.await {
             Err(_) => Ok(()),
