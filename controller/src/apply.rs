@@ -4,6 +4,7 @@
 //! overwritten; services, gangs and statuses are applied with one field manager; deletions carry UIDs.
 
 mod failure;
+mod outcome;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use crate::limiter::Limiter;
 use crate::metrics::Metrics;
 use crate::observe::store::{Child, Key, Store, controller};
 pub use failure::Failure;
+pub(crate) use outcome::outcome;
 
 /// The field manager of everything that is written: Kthena's, so that its objects are taken over.
 pub const FIELD_MANAGER: &str = "kthena-controller-manager";

@@ -9,11 +9,10 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Resource};
 use parking_lot::Mutex;
 use planning::leader_worker_set::{Answer, answer};
-use planning::plan::Event;
 use serde_json::json;
-use tracing::{info, warn};
+use tracing::warn;
 
-use crate::apply::{Cluster, FIELD_MANAGER, Failure};
+use crate::apply::{Cluster, FIELD_MANAGER, Failure, outcome};
 use crate::events::Events;
 use crate::observe::store::{Key, Objects, Read, Store, Told};
 use crate::observe::tolerant::Tolerant;
@@ -111,20 +110,8 @@ impl Passes for Adopter {
         if apply.is_none() && status.is_none() {
             return Outcome::Settled;
         }
-        match self.write(key, &set, found.is_some(), apply, status).await {
-            Ok(()) => Outcome::Again,
-            Err(failure @ Failure::Refused(_)) => {
-                warn!(%key, %failure, "A write for a LeaderWorkerSet is refused.");
-                let event =
-                    Event { warning: true, reason: "WriteRefused", action: "Write", message: failure.to_string() };
-                self.events.tell(&*set, event);
-                Outcome::Refused
-            }
-            Err(failure) => {
-                info!(%key, %failure, "A write for a LeaderWorkerSet failed; it is tried again.");
-                Outcome::Failed
-            }
-        }
+        let written = self.write(key, &set, found.is_some(), apply, status).await;
+        outcome(&self.events, key, &*set, written)
     }
 }
 

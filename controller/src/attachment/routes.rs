@@ -9,12 +9,11 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Resource};
 use planning::attachment::claims::share_a_name;
 use planning::attachment::model_route::{Answer, Around, answer};
-use planning::plan::Event;
 use serde_json::json;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::{Attachments, named};
-use crate::apply::{Cluster, FIELD_MANAGER, Failure};
+use crate::apply::{Cluster, FIELD_MANAGER, Failure, outcome};
 use crate::events::Events;
 use crate::observe::store::{Key, Read};
 use crate::queue::{Outcome, Passes};
@@ -63,20 +62,8 @@ impl Passes for Routes {
         if answer == Answer::default() {
             return Outcome::Settled;
         }
-        match self.write(key, &route, &found, answer).await {
-            Ok(()) => Outcome::Again,
-            Err(failure @ Failure::Refused(_)) => {
-                warn!(%key, %failure, "A write for a ModelRoute is refused.");
-                let event =
-                    Event { warning: true, reason: "WriteRefused", action: "Write", message: failure.to_string() };
-                self.events.tell(&*route, event);
-                Outcome::Refused
-            }
-            Err(failure) => {
-                info!(%key, %failure, "A write for a ModelRoute failed; it is tried again.");
-                Outcome::Failed
-            }
-        }
+        let written = self.write(key, &route, &found, answer).await;
+        outcome(&self.events, key, &*route, written)
     }
 }
 

@@ -12,12 +12,11 @@ use kube::{Api, Resource};
 use parking_lot::Mutex;
 use planning::attachment::Settings;
 use planning::attachment::model_server::{Answer, Around, answer};
-use planning::plan::Event;
 use serde_json::json;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::{Attachments, left_to_settle, named};
-use crate::apply::{Cluster, FIELD_MANAGER, Failure};
+use crate::apply::{Cluster, FIELD_MANAGER, Failure, outcome};
 use crate::events::Events;
 use crate::observe::store::{Key, Read};
 use crate::queue::{Outcome, Passes};
@@ -87,20 +86,8 @@ impl Passes for Servers {
         {
             return Outcome::After(left);
         }
-        match self.write(key, &server, pool.as_deref(), answer).await {
-            Ok(()) => Outcome::Again,
-            Err(failure @ Failure::Refused(_)) => {
-                warn!(%key, %failure, "A write for a ModelServer is refused.");
-                let event =
-                    Event { warning: true, reason: "WriteRefused", action: "Write", message: failure.to_string() };
-                self.events.tell(&*server, event);
-                Outcome::Refused
-            }
-            Err(failure) => {
-                info!(%key, %failure, "A write for a ModelServer failed; it is tried again.");
-                Outcome::Failed
-            }
-        }
+        let written = self.write(key, &server, pool.as_deref(), answer).await;
+        outcome(&self.events, key, &*server, written)
     }
 }
 
