@@ -1,6 +1,7 @@
 //! Envoy's `ExternalProcessor`: carries messages between the wire, the exchange and the fleet.
 
 mod answer;
+pub(crate) mod inbound;
 mod kept;
 mod prefill;
 mod prepared;

@@ -8,24 +8,21 @@ use std::task::{Context, Poll, ready};
 use envoy_types::pb::envoy::service::ext_proc::v3::ProcessingResponse;
 use futures_util::Stream;
 use scheduling::RefusalKind;
-use tokio::time::{Instant, Sleep};
-use tonic::{Code, Status, Streaming};
+use tonic::{Status, Streaming};
 
 use super::{BASE_MODEL, MODEL, Shared};
-use crate::exchange::{Exchange, Input, Message, ProtocolError, Seen, Step};
+use crate::exchange::{Exchange, Input, Message, Seen, Step};
 use crate::from_proto::{self, Heard, WireHeaders};
+use crate::service::inbound::{self, Arrival, Inbound};
 use crate::service::wire::ProcessingRequest;
 use crate::{openai, to_proto};
 
 /// The answers of one exchange.
 pub struct NameStream {
     shared: Arc<Shared>,
-    inbound: Streaming<ProcessingRequest>,
-    inbound_ended: bool,
+    inbound: Inbound,
     exchange: Exchange,
     steps: VecDeque<Step>,
-    deadline: Instant,
-    timer: Option<Pin<Box<Sleep>>>,
     /// Whether the body is worth reading.
     json: bool,
     /// The headers of ours that the client sent.
@@ -44,12 +41,9 @@ impl NameStream {
         let rules = shared.rules;
         Self {
             shared,
-            inbound,
-            inbound_ended: false,
+            inbound: Inbound::new(inbound, rules.deadline),
             exchange: Exchange::new(rules),
             steps: VecDeque::new(),
-            deadline: Instant::now() + rules.deadline,
-            timer: None,
             json: false,
             given: Vec::new(),
             finished: false,
@@ -97,45 +91,15 @@ impl NameStream {
     }
 
     fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let message = match self.inbound_ended {
-            true => Poll::Pending,
-            false => Pin::new(&mut self.inbound).poll_next(context),
-        };
-        match message {
-            Poll::Ready(Some(Ok(message))) => self.on(message),
-            Poll::Ready(Some(Err(status))) => self.broken(&status),
-            Poll::Ready(None) => {
-                self.inbound_ended = true;
-                self.exchange.on(Input::HalfClose, &mut self.steps);
-            }
-            Poll::Pending => {
-                if !(self.exchange.is_pending() || self.exchange.is_draining()) {
-                    self.timer = None;
-                    return Poll::Pending;
-                }
-                let deadline = self.deadline;
-                let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-                ready!(timer.as_mut().poll(context));
-                self.timer = None;
-                self.exchange.on(Input::Deadline, &mut self.steps);
+        match ready!(self.inbound.poll(&self.exchange, context)) {
+            Arrival::Message(message) => self.on(message),
+            Arrival::Input(input) => self.exchange.on(input, &mut self.steps),
+            Arrival::Broken(status) => {
+                let cap = self.shared.rules.max_body_size;
+                self.steps.push_back(inbound::broken(&status, &self.exchange, cap));
             }
         }
         Poll::Ready(())
-    }
-
-    /// The inbound side ended with an error.
-    fn broken(&mut self, status: &Status) {
-        let step = match status.code() {
-            // One message over tonic's limit: a body over the cap.
-            Code::OutOfRange | Code::ResourceExhausted if self.exchange.is_pending() => {
-                Step::Refuse(RefusalKind::TooLarge { cap: self.shared.rules.max_body_size })
-            }
-            // Not protobuf.
-            Code::Internal => Step::Fail(ProtocolError::Unreadable),
-            // The data plane or its client went away.
-            _ => Step::End,
-        };
-        self.steps.push_back(step);
     }
 }
 

@@ -13,16 +13,17 @@ use futures_util::Stream;
 use http::uri::Authority;
 use rand::Rng;
 use scheduling::{Content, Headers, PoolName, Refusal, RefusalKind, Request};
-use tonic::{Code, Status, Streaming};
+use tonic::{Status, Streaming};
 use tracing::Instrument;
 
 use super::Shared;
 use super::answer::answer;
+use super::inbound::{self, Arrival, Inbound};
 use super::kept::{Answered, RequestHead};
 use super::prefill::{self, Asked, Plan};
 use super::prepared::{Prepared, Preparing, preparing};
 use super::wire::ProcessingRequest;
-use crate::exchange::{Exchange, Input, Message, ProtocolError, Rules, Seen, Step};
+use crate::exchange::{Exchange, Input, Message, Rules, Seen, Step};
 use crate::from_proto::{self, Heard, WireHeaders};
 use crate::observer::ExchangeObserver;
 use crate::openai;
@@ -45,15 +46,11 @@ pub(super) struct Hints {
 /// The answers of one exchange.
 pub struct ProcessStream {
     shared: Arc<Shared>,
-    inbound: Streaming<ProcessingRequest>,
-    /// The data plane has said all.
-    inbound_ended: bool,
+    inbound: Inbound,
     hints: Hints,
     observer: ExchangeObserver,
     exchange: Exchange,
     steps: VecDeque<Step>,
-    deadline: Instant,
-    timer: Option<Pin<Box<tokio::time::Sleep>>>,
     request: Option<RequestHead>,
     /// A decision that waits for the prompt's tokens.
     tokenizing: Option<(Seen, Preparing)>,
@@ -88,14 +85,11 @@ impl ProcessStream {
     ) -> Self {
         Self {
             shared,
-            inbound,
-            inbound_ended: false,
+            inbound: Inbound::new(inbound, rules.deadline),
             hints,
             observer,
             exchange: Exchange::new(rules),
             steps: VecDeque::new(),
-            deadline: Instant::now() + rules.deadline,
-            timer: None,
             request: None,
             tokenizing: None,
             waiting: None,
@@ -304,7 +298,7 @@ impl ProcessStream {
         let decision = Arc::clone(&picked.lock().decision);
         self.observer.decided(Ok(&decision), duplicate);
         if decision.disaggregation.is_some() {
-            let left = self.deadline.saturating_duration_since(now);
+            let left = self.inbound.deadline.saturating_duration_since(now);
             let passed_on = duplicate && key.is_some_and(|key| shared.duplicates.passed_on(key));
             let asked =
                 Asked { id: &head.id, path, headers: &head.headers, seen, body, left, picked: &picked, passed_on };
@@ -351,46 +345,15 @@ impl ProcessStream {
                 answered.prefilled = true;
             }
         }
-        // An end is told once, and a stream that waits for its prefill would hear it again and again.
-        let message = match self.inbound_ended {
-            true => Poll::Pending,
-            false => Pin::new(&mut self.inbound).poll_next(context),
-        };
-        match message {
-            Poll::Ready(Some(Ok(message))) => self.on(message),
-            Poll::Ready(Some(Err(status))) => self.broken(&status),
-            Poll::Ready(None) => {
-                self.inbound_ended = true;
-                self.exchange.on(Input::HalfClose, &mut self.steps);
-            }
-            Poll::Pending => {
-                if !(self.exchange.is_pending() || self.exchange.is_draining()) {
-                    self.timer = None;
-                    return Poll::Pending;
-                }
-                let deadline = self.deadline;
-                let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
-                ready!(timer.as_mut().poll(context));
-                self.timer = None;
-                self.exchange.on(Input::Deadline, &mut self.steps);
+        match ready!(self.inbound.poll(&self.exchange, context)) {
+            Arrival::Message(message) => self.on(message),
+            Arrival::Input(input) => self.exchange.on(input, &mut self.steps),
+            Arrival::Broken(status) => {
+                let cap = self.shared.settings.max_body_size;
+                self.steps.push_back(inbound::broken(&status, &self.exchange, cap));
             }
         }
         Poll::Ready(())
-    }
-
-    /// The inbound side ended with an error.
-    fn broken(&mut self, status: &Status) {
-        match status.code() {
-            // One message over tonic's limit, which is the body's cap and some: a body over the cap.
-            Code::OutOfRange | Code::ResourceExhausted if self.exchange.is_pending() => {
-                let cap = self.shared.settings.max_body_size;
-                self.steps.push_back(Step::Refuse(RefusalKind::TooLarge { cap }));
-            }
-            // Not protobuf.
-            Code::Internal => self.steps.push_back(Step::Fail(ProtocolError::Unreadable)),
-            // The data plane or its client went away.
-            _ => self.steps.push_back(Step::End),
-        }
     }
 
     /// Gives the load back, or to the holder; once, whatever ended the stream.
