@@ -1,5 +1,7 @@
 //! What ModelServers and ModelRoutes have in common: objects in few words, kinds that come late, the example.
 
+use std::fmt::Debug;
+
 use anyhow::{Context as _, Result};
 use controller_api::http_route::HttpRoute;
 use controller_api::inference_pool::InferencePool;
@@ -69,30 +71,36 @@ pub(crate) fn find(conditions: &[Condition], kind: &str) -> Option<(String, Stri
     Some((format!("{}/{}", found.status, found.reason), found.message.clone()))
 }
 
-/// Waits until a condition of a ModelServer is so, and returns its message.
-pub(crate) async fn wait_server(stage: &Stage, name: &str, kind: &str, wanted: &str) -> Result<String> {
-    let api = stage.namespace.api::<ModelServer>();
+/// Waits until a condition of an object is so, and returns its message. `conditions` are those of its status.
+async fn wait_condition<K>(
+    stage: &Stage,
+    name: &str,
+    kind: &str,
+    wanted: &str,
+    conditions: impl Fn(K) -> Option<Vec<Condition>>,
+) -> Result<String>
+where
+    K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
+{
+    let api = stage.namespace.api::<K>();
     let mut last = None;
-    let seen = poll::until(&format!("ModelServer {name}: {kind}={wanted}"), SOON, async || {
-        let status = api.get(name).await.ok()?.status?;
-        last = Some(status.clone());
-        find(&status.conditions, kind).filter(|(found, _)| found == wanted).map(|(_, message)| message)
+    let seen = poll::until(&format!("{} {name}: {kind}={wanted}", K::kind(&())), SOON, async || {
+        let conditions = conditions(api.get(name).await.ok()?)?;
+        last = Some(conditions.clone());
+        find(&conditions, kind).filter(|(found, _)| found == wanted).map(|(_, message)| message)
     })
     .await;
-    seen.with_context(|| format!("the status is {last:?}; the operator said:\n{}", stage.log()))
+    seen.with_context(|| format!("the conditions are {last:?}; the operator said:\n{}", stage.log()))
+}
+
+/// Waits until a condition of a ModelServer is so, and returns its message.
+pub(crate) async fn wait_server(stage: &Stage, name: &str, kind: &str, wanted: &str) -> Result<String> {
+    wait_condition(stage, name, kind, wanted, |server: ModelServer| Some(server.status?.conditions)).await
 }
 
 /// As [`wait_server`], of a ModelRoute.
 pub(crate) async fn wait_route(stage: &Stage, name: &str, kind: &str, wanted: &str) -> Result<String> {
-    let api = stage.namespace.api::<ModelRoute>();
-    let mut last = None;
-    let seen = poll::until(&format!("ModelRoute {name}: {kind}={wanted}"), SOON, async || {
-        let status = api.get(name).await.ok()?.status?;
-        last = Some(status.clone());
-        find(&status.conditions, kind).filter(|(found, _)| found == wanted).map(|(_, message)| message)
-    })
-    .await;
-    seen.with_context(|| format!("the status is {last:?}; the operator said:\n{}", stage.log()))
+    wait_condition(stage, name, kind, wanted, |route: ModelRoute| Some(route.status?.conditions)).await
 }
 
 /// Waits until an object is there.

@@ -14,12 +14,11 @@ use kube::discovery::{Discovery, verbs};
 use serde_json::json;
 use tests::cluster::control_plane::{ControlPlane, ControlPlaneOptions};
 use tests::cluster::helm::{self, Helm};
-use tests::cluster::operator::OperatorOptions;
 use tests::picker::PickerOptions;
 use tests::poll;
 use tests::scratch::Scratch;
 
-use crate::manifests::kubeconfig_of;
+use crate::manifests::{api_of, kubeconfig_of, operator_at_home};
 use crate::stage::{SOON, role, spec};
 
 const HOME: &str = "kthena-system";
@@ -98,13 +97,7 @@ async fn what_the_chart_installs_runs_survives_an_upgrade_and_leaves_with_it() -
     install(&helm, "install", &[&open[..], &["--create-namespace"]].concat()).await?;
     let scratch = Scratch::new("chart-rights")?;
     let account = |name: &str| format!("system:serviceaccount:{HOME}:{name}");
-    let operator = OperatorOptions::new(kubeconfig_of(&plane, &scratch, &account("kthena-controller-manager"))?)
-        .flag("--leader-elect", true)
-        .flag("--enable-webhook", true)
-        .flag("--port", 0)
-        .env("POD_NAMESPACE", HOME)
-        .start()
-        .await?;
+    let operator = operator_at_home(&kubeconfig_of(&plane, &scratch, &account("kthena-controller-manager"))?).await?;
     let picker =
         PickerOptions::of_cluster(&kubeconfig_of(&plane, &scratch, &account("kthena-ext-proc"))?).start().await?;
 
@@ -197,13 +190,7 @@ async fn everything_that_can_be_switched_on_is_accepted_where_pods_are_restricte
     for document in rendered.split("\n---\n").filter(|document| document.contains("kind:")) {
         let mut object: DynamicObject = serde_saphyr::from_str(document).with_context(|| document.to_owned())?;
         let types = object.types.clone().context("an object has a kind")?;
-        let (resource, _) = discovery
-            .resolve_gvk(&kube::core::GroupVersionKind::try_from(&types)?)
-            .with_context(|| format!("no such kind: {types:?}"))?;
-        let api: Api<DynamicObject> = match object.metadata.namespace.clone() {
-            Some(namespace) => Api::namespaced_with(client.clone(), &namespace, &resource),
-            None => Api::all_with(client.clone(), &resource),
-        };
+        let api = api_of(&client, &discovery, &object)?;
         object.metadata.managed_fields = None;
         let name = object.metadata.name.clone().unwrap_or_default();
         // Others use this API server too: nothing that counts for all of it is really installed.

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use kube::api::{Api, DynamicObject, Patch, PatchParams};
-use kube::core::GroupVersionKind;
+use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::discovery::Discovery;
 use serde_json::Value;
 use tests::cluster::control_plane::ControlPlaneOptions;
 use tests::cluster::crds::GatewayKinds;
+
+use crate::manifests::api_of;
 
 /// The objects of a file; those of a `List` one by one.
 fn objects(text: &str) -> Result<Vec<Value>> {
@@ -49,10 +50,7 @@ async fn every_manifest_of_the_examples_is_accepted() -> Result<()> {
                 }
                 let object: DynamicObject = serde_json::from_value(object)?;
                 let what = || format!("{}: {:?} {:?}", file.display(), object.types, object.metadata.name);
-                let kind = GroupVersionKind::try_from(object.types.as_ref().with_context(what)?)?;
-                let (resource, _) = discovery.resolve_gvk(&kind).with_context(|| format!("no such kind: {kind:?}"))?;
-                let namespace = object.metadata.namespace.as_deref().unwrap_or("default");
-                let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+                let api = api_of(&client, &discovery, &object).with_context(what)?;
                 let params = PatchParams { dry_run: true, ..PatchParams::apply("a-test").validation_strict() };
                 let name = object.metadata.name.clone().with_context(what)?;
                 api.patch(&name, &params, &Patch::Apply(&object)).await.with_context(what)?;

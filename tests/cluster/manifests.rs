@@ -1,6 +1,6 @@
 //! `deploy/kthena.yaml`: accepted as it is, and its rights are enough.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use controller_api::http_route::HttpRoute;
@@ -11,12 +11,14 @@ use controller_api::v1alpha1::model_server::ModelServer;
 use controller_api::v1alpha1::model_serving::ModelServing;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::core::GroupVersionKind;
+use kube::discovery::{Discovery, Scope};
 use serde_json::{Value, json};
 use tests::cluster::control_plane::{ControlPlane, ControlPlaneOptions, config_of};
 use tests::cluster::kubelet::Kubelet;
 use tests::cluster::namespace::Namespace;
-use tests::cluster::operator::OperatorOptions;
+use tests::cluster::operator::{Operator, OperatorOptions};
 use tests::poll;
 use tests::scratch::Scratch;
 
@@ -30,21 +32,18 @@ const ACCOUNT: &str = "system:serviceaccount:kthena-system:kthena-controller-man
 /// Applies every object. Nobody answers the webhook here, so the API server is only asked whether it would take it.
 async fn install(plane: &ControlPlane) -> Result<usize> {
     let client = plane.client().await?;
+    let discovery = Discovery::new(client.clone()).run().await?;
     let mut applied = 0;
     for document in MANIFESTS.split("\n---\n") {
         let object: DynamicObject = serde_saphyr::from_str(document)?;
-        let types = object.types.clone().context("an object has a kind")?;
-        let (name, namespace) = (object.metadata.name.clone().unwrap_or_default(), object.metadata.namespace.clone());
-        let resource = ApiResource::from_gvk(&kube::core::GroupVersionKind::try_from(&types)?);
-        let api: Api<DynamicObject> = match &namespace {
-            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
-            None => Api::all_with(client.clone(), &resource),
-        };
+        let api = api_of(&client, &discovery, &object)?;
+        let kind = object.types.as_ref().map(|types| types.kind.clone()).unwrap_or_default();
+        let name = object.metadata.name.clone().unwrap_or_default();
         let mut params = PatchParams::apply("a-test").validation_strict();
-        params.dry_run = types.kind == "ValidatingWebhookConfiguration";
+        params.dry_run = kind == "ValidatingWebhookConfiguration";
         api.patch(&name, &params, &Patch::Apply(&object))
             .await
-            .with_context(|| format!("the API server refuses {} {name}", types.kind))?;
+            .with_context(|| format!("the API server refuses {kind} {name}"))?;
         applied += 1;
     }
     Ok(applied)
@@ -57,6 +56,36 @@ pub(crate) fn kubeconfig_of(plane: &ControlPlane, scratch: &Scratch, account: &s
     let path = scratch.file(&format!("kubeconfig-{}", account.rsplit(':').next().unwrap_or_default()));
     std::fs::write(&path, kubeconfig.to_string())?;
     Ok(path)
+}
+
+/// An operator with all that the manifests switch on.
+pub(crate) async fn operator_at_home(kubeconfig: &Path) -> Result<Operator> {
+    OperatorOptions::new(kubeconfig)
+        .flag("--leader-elect", true)
+        .flag("--enable-webhook", true)
+        .flag("--port", 0)
+        .env("POD_NAMESPACE", HOME)
+        .start()
+        .await
+}
+
+/// Where an object of a manifest is; where it says no namespace and has one, in `default`.
+pub(crate) fn api_of(
+    client: &kube::Client,
+    discovery: &Discovery,
+    object: &DynamicObject,
+) -> Result<Api<DynamicObject>> {
+    let types = object.types.as_ref().context("an object has a kind")?;
+    let (resource, capabilities) = discovery
+        .resolve_gvk(&GroupVersionKind::try_from(types)?)
+        .with_context(|| format!("no such kind: {types:?}"))?;
+    Ok(match capabilities.scope {
+        Scope::Namespaced => {
+            let namespace = object.metadata.namespace.as_deref().unwrap_or("default");
+            Api::namespaced_with(client.clone(), namespace, &resource)
+        }
+        Scope::Cluster => Api::all_with(client.clone(), &resource),
+    })
 }
 
 async fn wait_available(namespace: &Namespace, name: &str, generation: i64) -> Result<()> {
@@ -80,13 +109,7 @@ async fn the_manifests_are_accepted_and_their_rights_are_enough() -> Result<()> 
         matches!(&refused, Err(kube::Error::Api(status)) if status.code == 403),
         "the account is an administrator: {refused:?}"
     );
-    let operator = OperatorOptions::new(kubeconfig)
-        .flag("--leader-elect", true)
-        .flag("--enable-webhook", true)
-        .flag("--port", 0)
-        .env("POD_NAMESPACE", HOME)
-        .start()
-        .await?;
+    let operator = operator_at_home(&kubeconfig).await?;
     let story = async {
         let namespace = plane.namespace("rights").await?;
         let _kubelet = Kubelet::start(&namespace);

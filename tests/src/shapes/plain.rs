@@ -28,17 +28,20 @@ impl Body {
 
     /// Those in which the picker sees the body.
     pub const VISIBLE: [Self; 4] = [Self::Buffered, Self::Streamed, Self::FullDuplex, Self::Override];
+
+    fn mode(self) -> &'static str {
+        match self {
+            Self::None | Self::Override => "NONE",
+            Self::Buffered => "BUFFERED",
+            Self::Streamed => "STREAMED",
+            Self::FullDuplex => "FULL_DUPLEX_STREAMED",
+        }
+    }
 }
 
 /// The configuration for one pool, whose cluster has its name. Fails closed; retries another endpoint when one cannot be reached.
 #[must_use]
 pub fn config(pool: &Pool, body: Body) -> GatewayConfig {
-    let mode = match body {
-        Body::None | Body::Override => "NONE",
-        Body::Buffered => "BUFFERED",
-        Body::Streamed => "STREAMED",
-        Body::FullDuplex => "FULL_DUPLEX_STREAMED",
-    };
     let mut grpc_service =
         json!({"envoy_grpc": {"cluster_name": "picker", "authority": pool.picker_host(".svc:9002")}});
     grpc_service["initial_metadata"] = json!([{"key": "x-kthena-response-trailers", "value": "send"}]);
@@ -52,7 +55,7 @@ pub fn config(pool: &Pool, body: Body) -> GatewayConfig {
             "grpc_service": grpc_service,
             "processing_mode": {
                 "request_header_mode": "SEND",
-                "request_body_mode": mode,
+                "request_body_mode": body.mode(),
                 "request_trailer_mode": "SEND",
                 "response_header_mode": "SEND",
                 "response_body_mode": "NONE",
@@ -94,19 +97,13 @@ pub fn config(pool: &Pool, body: Body) -> GatewayConfig {
 /// the body in this mode, and trusts nobody else with the headers that it sets.
 #[must_use]
 pub fn name_models_first(config: GatewayConfig, step: SocketAddr, body: Body) -> GatewayConfig {
-    let mode = match body {
-        Body::None | Body::Override => "NONE",
-        Body::Buffered => "BUFFERED",
-        Body::Streamed => "STREAMED",
-        Body::FullDuplex => "FULL_DUPLEX_STREAMED",
-    };
     let filter = ext_proc(
         "envoy.filters.http.ext_proc/model-name",
         json!({
             "grpc_service": {"envoy_grpc": {"cluster_name": "model-name"}},
             "processing_mode": {
                 "request_header_mode": "SEND",
-                "request_body_mode": mode,
+                "request_body_mode": body.mode(),
                 "request_trailer_mode": "SEND",
                 "response_header_mode": "SKIP",
                 "response_body_mode": "NONE",
