@@ -149,8 +149,9 @@ async fn fetch(caches: &Path, module: &str, path: &str, copy: &Path) -> Result<(
     for file in files {
         let text = std::fs::read_to_string(&file).with_context(|| format!("{module} has no {path}"))?;
         // A chart's conditions around a manifest that has none inside.
-        let lines = text.lines().filter(|line| !line.starts_with("{{"));
-        whole.extend(["---\n", &lines.collect::<Vec<_>>().join("\n"), "\n"]);
+        let lines = text.lines().filter(|line| !line.starts_with("{{")).collect::<Vec<_>>().join("\n");
+        // Most begin a document themselves, and a second mark would begin a second one.
+        whole.extend([if lines.starts_with("---") { "" } else { "---\n" }, &lines, "\n"]);
     }
     let fresh = copy.with_added_extension("fresh");
     std::fs::write(&fresh, whole)?;
