@@ -11,7 +11,7 @@ use proto::picker_v1::{
 };
 use scheduling::{
     Content, Decision, Disaggregation, FilterReport, Headers, PoolName, Refusal, RefusalKind, Report, Request, Row,
-    ScorerReport, Subset,
+    ScorerReport, Subset, WhatIf, WhatIfError,
 };
 use tonic::{Response, Status};
 
@@ -184,6 +184,7 @@ impl Explainer {
         let pool = self.pool(&asked.pool)?;
         let headers = AskedHeaders::new(asked);
         let subset = subset(&asked.subset)?;
+        let what_if = what_if(asked.what_if.as_ref())?;
         let path = asked.path.split('?').next().unwrap_or_default();
         let id = headers.get("x-request-id").unwrap_or("dry-run").to_owned();
         let subset = subset.as_ref();
@@ -191,7 +192,8 @@ impl Explainer {
             Ok(content) => {
                 let (tokens, resolution) = (None, None);
                 let request = Request { id: &id, path, headers: &headers, content, subset, tokens, resolution };
-                self.decide(&pool, request, &asked.body).await
+                let decided = self.decide(&pool, request, &asked.body, &what_if).await;
+                decided.map_err(|error| Status::invalid_argument(format!("`what_if`: {error}")))?
             }
             Err(kind) => Err(kind.into()),
         };
@@ -209,13 +211,19 @@ impl Explainer {
         })
     }
 
-    async fn decide(&self, pool: &PoolName, request: Request<'_>, body: &[u8]) -> Result<Decision, Refusal> {
+    async fn decide(
+        &self,
+        pool: &PoolName,
+        request: Request<'_>,
+        body: &[u8],
+        what_if: &WhatIf,
+    ) -> Result<Result<Decision, Refusal>, WhatIfError> {
         let Some(asking) = Asking::of(self.tokenizers.as_ref(), &self.fleet, pool, &request) else {
-            return self.fleet.dry_run(pool, &request);
+            return self.fleet.dry_run(pool, &request, what_if);
         };
         let tokens = asking.tokens(body).await;
         let (tokens, resolution) = (tokens.as_ref().map(InTokens::view), asking.resolution.as_ref());
-        self.fleet.dry_run(pool, &Request { tokens, resolution, ..request })
+        self.fleet.dry_run(pool, &Request { tokens, resolution, ..request }, what_if)
     }
 
     fn pool(&self, asked: &str) -> Result<PoolName, Status> {
@@ -240,6 +248,16 @@ fn content(body: &[u8]) -> Result<Content<'_>, RefusalKind> {
         return Ok(Content::Absent);
     }
     openai::parse(body).map(|parsed| Content::Parsed(parsed.body))
+}
+
+fn what_if(asked: Option<&proto::picker_v1::WhatIf>) -> Result<WhatIf, Status> {
+    let Some(asked) = asked else { return Ok(WhatIf::default()) };
+    let address = |text: &String| {
+        text.parse().map_err(|_| Status::invalid_argument(format!("`what_if.drained` must hold ip:port, not `{text}`")))
+    };
+    let drained = asked.drained.iter().map(address).collect::<Result<_, _>>()?;
+    let weights = asked.weights.iter().map(|scorer| (scorer.name.clone(), scorer.weight)).collect();
+    Ok(WhatIf { drained, weights })
 }
 
 fn subset(members: &[String]) -> Result<Option<Subset>, Status> {

@@ -19,7 +19,7 @@ use rand::rngs::SmallRng;
 use scheduling::kv::KvIndex;
 use scheduling::{
     Decision, Endpoint, Event, InFlight, Moment, Pool, PoolName, PrefixIndex, Profile, Refusal, RefusalKind, Request,
-    Slot, Snapshot, State, Verdict, schedule,
+    Slot, Snapshot, State, Verdict, WhatIf, WhatIfError, schedule,
 };
 use tracing::warn;
 
@@ -153,14 +153,21 @@ impl Fleet {
         }
     }
 
-    /// Chooses for `request` without counting or learning anything.
+    /// Chooses for `request` as things are, or as they would be after a change, without counting or learning
+    /// anything. The inner result is as of [`Fleet::pick`].
     ///
     /// # Errors
-    /// As [`Fleet::pick`].
-    pub fn dry_run(&self, pool: &PoolName, request: &Request<'_>) -> Result<Decision, Refusal> {
+    /// A change that cannot be tried.
+    pub fn dry_run(
+        &self,
+        pool: &PoolName,
+        request: &Request<'_>,
+        what_if: &WhatIf,
+    ) -> Result<Result<Decision, Refusal>, WhatIfError> {
         let snapshot = self.snapshot.load_full();
-        let pool = find(&snapshot, pool)?;
-        schedule(&self.profile.load_full(), &snapshot, pool, request, self.now(), &mut SmallRng::from_os_rng())
+        let Some(pool) = snapshot.pools.get(pool) else { return Ok(Err(unknown(pool))) };
+        let (pool, profile) = (what_if.pool(pool)?, what_if.profile(&self.profile.load_full())?);
+        Ok(schedule(&profile, &snapshot, &pool, request, self.now(), &mut SmallRng::from_os_rng()))
     }
 }
 

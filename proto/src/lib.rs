@@ -1,4 +1,6 @@
-//! Our own gRPC contracts. `src/generated` is written by `cargo gen`; nothing here is logic.
+//! Our own gRPC contracts. `src/generated` is written by `cargo gen`; beside it is only how a record reads.
+
+mod account;
 
 /// `kthena.picker.v1`: the picker's account of its decisions.
 pub mod picker_v1 {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use proto::picker_v1::explain_client::ExplainClient;
-use proto::picker_v1::{DecisionRecord, DryRunRequest};
+use proto::picker_v1::{DecisionRecord, DryRunRequest, Scorer, WhatIf};
 use serde_json::{Value, json};
 use tests::client;
 use tests::config_dir::ConfigDir;
@@ -172,5 +172,52 @@ async fn the_fleet_lists_endpoints_and_pools() -> Result<()> {
     // Nobody listens there, so there are no gauges.
     assert_eq!(fleet["endpoints"], json!([endpoint("llama-0", ONE), endpoint("llama-1", TWO)]));
     assert_eq!(fleet["known"], true);
+    Ok(())
+}
+
+/// A dry run after a change.
+async fn tried(running: &Running, what_if: WhatIf) -> Result<DecisionRecord> {
+    let asked = DryRunRequest { what_if: Some(what_if), ..question("alias") };
+    dry_run(&mut explain(running).await?, asked).await
+}
+
+#[tokio::test]
+async fn a_dry_run_tries_a_drained_endpoint_and_another_weight_and_changes_nothing() -> Result<()> {
+    let running = running().await?;
+    for (drained, left) in [(ONE, TWO), (TWO, ONE)] {
+        let record = tried(&running, WhatIf { drained: vec![drained.to_owned()], ..WhatIf::default() }).await?;
+        assert_eq!(record.endpoint, left);
+        let removed =
+            record.candidates.iter().find(|candidate| candidate.address == drained).context("it is listed")?;
+        assert_eq!(removed.removed_by, "ready");
+    }
+    let both = vec![ONE.to_owned(), TWO.to_owned()];
+    let refused = tried(&running, WhatIf { drained: both, ..WhatIf::default() }).await?;
+    assert_eq!(refused.refusal.context("nobody is left")?.status, 503);
+
+    let weights = vec![Scorer { name: "gpu-usage".to_owned(), weight: 7.0 }];
+    let record = tried(&running, WhatIf { weights, ..WhatIf::default() }).await?;
+    let weight = |record: &DecisionRecord| record.scorers.iter().find(|it| it.name == "gpu-usage").map(|it| it.weight);
+    assert_eq!(weight(&record), Some(7.0));
+    let now = dry_run(&mut explain(&running).await?, question("alias")).await?;
+    assert_eq!(weight(&now), Some(1.0));
+    assert!(now.candidates.iter().all(|candidate| candidate.removed_by.is_empty()), "{now:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_change_that_cannot_be_tried_is_refused_with_what_there_is() -> Result<()> {
+    let running = running().await?;
+    let scorer =
+        |name: &str| WhatIf { weights: vec![Scorer { name: name.to_owned(), weight: 1.0 }], ..WhatIf::default() };
+    let drained = |address: &str| WhatIf { drained: vec![address.to_owned()], ..WhatIf::default() };
+    for (what_if, words) in [
+        (scorer("gpu"), "there are least-request, gpu-usage"),
+        (drained("127.0.0.9:1"), ONE),
+        (drained("pod-1"), "ip:port"),
+    ] {
+        let error = tried(&running, what_if).await.err().context("an error")?.to_string();
+        assert!(error.contains(words), "{words}: {error}");
+    }
     Ok(())
 }

@@ -5,6 +5,7 @@ mod connection;
 mod debug_port;
 mod drain;
 mod examples;
+mod explain;
 mod files;
 mod health;
 mod kv_callers;

@@ -69,10 +69,12 @@ fn every_flag_in_the_readme_exists() {
         "namespace",
         "nocapture",
         "release",
+        "request",
         "server-side",
         "set",
         "tag",
         "test",
+        "what-if",
     ];
     let commands = [Args::command(), kthena_controller_manager::args::Args::command()];
     let arguments = commands.iter().flat_map(clap::Command::get_arguments);

@@ -1,5 +1,6 @@
 //! The command line. Flags that kubectl has are kubectl's.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -54,6 +55,91 @@ pub(crate) enum Command {
         #[command(subcommand)]
         action: RolloutAction,
     },
+    /// Say why a picker decided as it did, or how it would decide
+    #[command(after_help = EXPLAIN_EXAMPLES)]
+    Explain(ExplainArgs),
+}
+
+const EXPLAIN_EXAMPLES: &str = "\
+Examples:
+  kubectl -n kthena-system port-forward deploy/kthena-ext-proc 15000 &
+  kthena explain                                the newest decision
+  kthena explain 5f0c6a1e-…                     the decision for a request, by its x-request-id
+  kthena explain --request body.json --what-if drain=10.0.0.7:8000 --what-if weight=prefix-cache=0
+  kubectl get pods,inferencepools,modelservers,modelroutes -o yaml > dump/cluster.yaml
+  kthena explain --config-dir dump --request body.json";
+
+/// Which decision, of which picker.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ExplainArgs {
+    /// The request's x-request-id; the newest decisions if not given
+    #[arg(value_name = "REQUEST-ID", conflicts_with_all = ["last", "request", "config_dir"])]
+    pub(crate) request_id: Option<String>,
+    /// The newest N decisions
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "request", value_parser = clap::value_parser!(u32).range(1..=512))]
+    pub(crate) last: u32,
+    /// The pool, as NAMESPACE/NAME; needed for --request where there are several
+    #[arg(long, value_name = "POOL")]
+    pub(crate) pool: Option<String>,
+    /// Where the picker's debug port is
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15000", conflicts_with = "config_dir")]
+    pub(crate) picker: String,
+    /// Ask a picker of its own, started for the manifests of this folder; of load and caches it knows nothing
+    #[arg(long, value_name = "DIR", requires = "request")]
+    pub(crate) config_dir: Option<PathBuf>,
+    /// The picker program for --config-dir; beside this program or in $PATH if not given
+    #[arg(long, value_name = "FILE", requires = "config_dir")]
+    pub(crate) picker_program: Option<PathBuf>,
+    /// Print for programs
+    #[arg(short, long, value_name = "FORMAT", value_enum)]
+    pub(crate) output: Option<Format>,
+
+    /// Say what would be decided for this request body now; `-` is standard input. Nothing is sent to an engine but to ask for tokens
+    #[arg(long, value_name = "FILE", help_heading = "A request that was not made")]
+    pub(crate) request: Option<PathBuf>,
+    /// Its path
+    #[arg(
+        long,
+        value_name = "PATH",
+        default_value = "/v1/chat/completions",
+        requires = "request",
+        help_heading = "A request that was not made"
+    )]
+    pub(crate) path: String,
+    /// One of its headers, as `NAME: VALUE`; may be given again
+    #[arg(long, value_name = "HEADER", requires = "request", value_parser = parse_header, help_heading = "A request that was not made")]
+    pub(crate) header: Vec<(String, String)>,
+    /// Take something as different: `drain=IP:PORT` or `weight=SCORER=NUMBER`; may be given again
+    #[arg(long, value_name = "CHANGE", requires = "request", value_parser = parse_change, help_heading = "A request that was not made")]
+    pub(crate) what_if: Vec<Change>,
+}
+
+/// What is taken as different.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Change {
+    /// This endpoint is not ready.
+    Drain(SocketAddr),
+    /// This scorer has another weight.
+    Weight(String, f32),
+}
+
+fn parse_header(text: &str) -> Result<(String, String), String> {
+    match text.split_once(':') {
+        Some((name, value)) if !name.trim().is_empty() => Ok((name.trim().to_owned(), value.trim().to_owned())),
+        _ => Err(format!("{text:?} is no header: write NAME: VALUE")),
+    }
+}
+
+fn parse_change(text: &str) -> Result<Change, String> {
+    let wrong = || format!("{text:?} is no change: write drain=IP:PORT or weight=SCORER=NUMBER");
+    match text.split_once('=').ok_or_else(wrong)? {
+        ("drain", address) => address.parse().map(Change::Drain).map_err(|_| wrong()),
+        ("weight", rest) => {
+            let (scorer, weight) = rest.split_once('=').ok_or_else(wrong)?;
+            weight.parse().map(|weight| Change::Weight(scorer.to_owned(), weight)).map_err(|_| wrong())
+        }
+        _ => Err(wrong()),
+    }
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -163,6 +249,23 @@ mod tests {
         }
         assert!(parse_name("pod/llm").is_err());
         assert!(parse_name("ms/").is_err());
+    }
+
+    #[test]
+    fn a_change_is_a_drain_or_a_weight() {
+        assert_eq!(parse_change("drain=10.0.0.1:80"), Ok(Change::Drain(([10, 0, 0, 1], 80).into())));
+        assert_eq!(parse_change("weight=prefix-cache=0.5"), Ok(Change::Weight("prefix-cache".to_owned(), 0.5)));
+        for wrong in ["", "drain", "drain=pod-1", "weight=prefix-cache", "weight=prefix-cache=much", "stop=1"] {
+            assert!(parse_change(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_was_not_made_has_no_id() {
+        assert!(Args::try_parse_from(["kthena", "explain", "some-id", "--request", "body.json"]).is_err());
+        assert!(Args::try_parse_from(["kthena", "explain", "--what-if", "drain=10.0.0.1:80"]).is_err());
+        assert!(Args::try_parse_from(["kthena", "explain", "--config-dir", "dump"]).is_err());
+        assert!(Args::try_parse_from(["kthena", "explain", "some-id"]).is_ok());
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! `kthena`: what the operator and the picker do, asked and steered by a person.
 //!
-//! Thin: it reads objects, asks `planning`, prints, and patches at most one object per command.
+//! Thin: it reads objects, asks `planning` or a picker, prints, and patches at most one object per command.
 //! As `kubectl-kthena` (a link to this binary) in the path it is `kubectl kthena`.
 
 mod args;
 mod cluster;
+mod explain;
 mod print;
 mod rollout;
 
@@ -30,8 +31,11 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error.into()),
     };
-    let Command::Rollout { action } = args.command;
-    match runtime.block_on(rollout::run(&args.cluster, action)) {
+    let ran = match args.command {
+        Command::Rollout { action } => runtime.block_on(rollout::run(&args.cluster, action)),
+        Command::Explain(asked) => runtime.block_on(explain::run(asked)),
+    };
+    match ran {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::NotYet) => ExitCode::from(3),
         Ok(Outcome::Held) => ExitCode::from(4),

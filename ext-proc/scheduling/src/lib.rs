@@ -34,6 +34,7 @@ pub mod schedule;
 pub mod scorers;
 pub mod snapshot;
 pub mod state;
+pub mod what_if;
 
 pub use affinity::Trade;
 pub use decision::{CandidateReport, Decision, FilterReport, KvMeasure, Reason, Report, Row, ScorerReport};
@@ -52,3 +53,4 @@ pub use schedule::schedule;
 pub use scorers::PrefixCache;
 pub use snapshot::{Pool, PoolName, Snapshot};
 pub use state::{Declared, DeclaredEndpoint, DeclaredPool, Event, State};
+pub use what_if::{WhatIf, WhatIfError};

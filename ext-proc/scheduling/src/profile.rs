@@ -19,6 +19,8 @@
 mod pairs;
 mod parse;
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -30,11 +32,14 @@ use crate::scorers::{KvcacheAware, PrefixCache, Scorer};
 
 pub(crate) use pairs::{PairRules, Pairs, WhenNoPrefill};
 
+/// Weights beyond this would only cost precision.
+pub(crate) const LARGEST_WEIGHT: f64 = 1e6;
+
 /// What decides, parsed from `routerConfiguration.yaml` and checked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Profile {
-    filters: Vec<(&'static str, Box<dyn Filter>)>,
-    scorers: Vec<(&'static str, f32, Box<dyn Scorer>)>,
+    filters: Vec<(&'static str, Arc<dyn Filter>)>,
+    scorers: Vec<(&'static str, f32, Arc<dyn Scorer>)>,
     prefix_cache: Option<PrefixCache>,
     kvcache_aware: Option<KvcacheAware>,
     notes: Vec<String>,
@@ -130,6 +135,20 @@ impl Profile {
     /// The scorers' names and weights.
     pub fn scorer_weights(&self) -> impl Iterator<Item = (&'static str, f32)> {
         self.scorers.iter().map(|(name, weight, _)| (*name, *weight))
+    }
+
+    /// Gives a scorer another weight, for every role that it takes part for. Returns whether there is one.
+    pub(crate) fn weigh(&mut self, scorer: &str, weight: f32) -> bool {
+        let mut found = false;
+        for (_, its, _) in self.scorers.iter_mut().filter(|(name, _, _)| *name == scorer) {
+            *its = weight;
+            found = true;
+        }
+        if let Some(pairs) = &mut self.pairs {
+            found |= pairs.decode.weigh(scorer, weight);
+            found |= pairs.prefill.weigh(scorer, weight);
+        }
+        found
     }
 
     pub(crate) fn filters(&self) -> impl Iterator<Item = (&'static str, &dyn Filter)> {

@@ -44,6 +44,21 @@ pub struct DryRunRequest {
     /// ip:port or ip, as a gateway's subset hint; empty for no hint.
     #[prost(string, repeated, tag = "5")]
     pub subset: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What is to be taken as different; absent for things as they are.
+    #[prost(message, optional, tag = "6")]
+    pub what_if: ::core::option::Option<WhatIf>,
+}
+/// A change to be tried. Nothing real changes.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WhatIf {
+    /// ip:port of endpoints that are to count as not ready.
+    #[prost(string, repeated, tag = "1")]
+    pub drained: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Scorers with the weights that they are to have.
+    #[prost(message, repeated, tag = "2")]
+    pub weights: ::prost::alloc::vec::Vec<Scorer>,
 }
 /// One decision or refusal with everything that was considered.
 #[derive(serde::Serialize)]

@@ -74,7 +74,7 @@ pub(crate) enum WhenNoPrefill {
 }
 
 /// The profile of each role, and the rules.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Pairs {
     pub(crate) decode: Profile,
     pub(crate) prefill: Profile,

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::filters::{self, Filter};
 use crate::profile::pairs::{PairRules, Pairs};
-use crate::profile::{ArgsError, Profile, ProfileError};
+use crate::profile::{ArgsError, LARGEST_WEIGHT, Profile, ProfileError};
 use crate::scorers::{self, Scorer};
 
 /// The chart's filters and scorers.
@@ -16,8 +16,6 @@ const DEFAULT_SCORERS: &[&str] = &["least-request", "gpu-usage", "least-latency"
 const DECODE_SCORERS: &[&str] = &["least-request", "gpu-usage", "least-latency"];
 /// Prefill is quick where the prompt's beginning is, unless others wait there.
 const PREFILL_SCORERS: &[&str] = &["prefix-cache", "least-request"];
-/// Weights beyond this would only cost precision.
-const LARGEST_WEIGHT: f64 = 1e6;
 
 /// A name, its weight, and where it stands.
 type Enabled = (String, f32, String);
@@ -78,11 +76,12 @@ fn build(section: Section<'_>, default_scorers: &[&str]) -> Result<Profile, Prof
     let Section { args, filters, scorers } = section;
     let mut profile = Profile::empty();
     for (name, _, path) in filters.unwrap_or_else(|| defaults(DEFAULT_FILTERS)) {
-        profile.filters.push(filter(&name, &path, &args)?);
+        let (name, filter) = filter(&name, &path, &args)?;
+        profile.filters.push((name, filter.into()));
     }
     for (name, weight, path) in scorers.unwrap_or_else(|| defaults(default_scorers)) {
         let (name, scorer) = scorer(&name, &path, &args)?;
-        profile.scorers.push((name, weight, scorer));
+        profile.scorers.push((name, weight, scorer.into()));
         if name == "prefix-cache" {
             let (args, path) = args_of(&args, name);
             profile.prefix_cache = Some(super::args(args).map_err(|error| in_args(error, path))?);
