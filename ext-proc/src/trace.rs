@@ -15,7 +15,7 @@ use opentelemetry::trace::{
 use opentelemetry::{Array, Context, KeyValue, StringValue, Value};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracer;
-use scheduling::{Decision, Headers, RefusalKind, Report, Row};
+use scheduling::{CandidateReport, Decision, Headers, KvMeasure, RefusalKind, Report, Row};
 use tonic::metadata::MetadataMap;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
@@ -94,6 +94,13 @@ pub struct ExchangeSpan {
     inject: bool,
 }
 
+impl Drop for ExchangeSpan {
+    fn drop(&mut self) {
+        // The OpenTelemetry layer ends a span when it was last left, which for one that a prefill ran in is long ago.
+        self.span.in_scope(|| {});
+    }
+}
+
 impl ExchangeSpan {
     /// The `tracing` span, to run the exchange's work in.
     #[must_use]
@@ -157,10 +164,9 @@ impl ExchangeSpan {
             if let Some(total) = picked.candidate.total {
                 attributes.push(KeyValue::new("kthena.picked.score", f64::from(total)));
             }
-            if report.blocks > 0 {
-                let ratio = f64::from(picked.candidate.matched_blocks) / f64::from(report.blocks);
+            if let Some((ratio, source)) = held(report, picked.candidate) {
                 attributes.push(KeyValue::new("kthena.prefix.matched_ratio", ratio));
-                attributes.push(KeyValue::new("kthena.prefix.source", "approx"));
+                attributes.push(KeyValue::new("kthena.prefix.source", source));
             }
             self.set([
                 KeyValue::new("kthena.outcome", "picked"),
@@ -228,10 +234,22 @@ fn describe(report: &Report) -> Vec<KeyValue> {
     let mut top: Vec<(f32, Row<'_>)> = report.rows().filter_map(|row| Some((row.candidate.total?, row))).collect();
     top.sort_by(|(left, _), (right, _)| right.total_cmp(left));
     let top = top.iter().take(TOP).map(|(total, row)| format!("{}={total:.3}", row.endpoint.address));
-    vec![
+    let measure = report.kv.map(|measure| KeyValue::new("kthena.kv.measure", measure.to_string()));
+    let found = [
         KeyValue::new("kthena.candidates.count", count(report.candidates.len())),
         KeyValue::new("kthena.candidates.top", strings(top)),
-    ]
+    ];
+    found.into_iter().chain(measure).collect()
+}
+
+/// Which share of the prompt the candidate holds, and by whose account: the engines' own, or what was sent there
+/// before. `None` where the prompt fills no block.
+fn held(report: &Report, candidate: &CandidateReport) -> Option<(f64, &'static str)> {
+    let (held, whole, source) = match (report.kv, candidate.held_tokens) {
+        (Some(KvMeasure::Exact { tokens }), Some(held)) => (held, tokens, "exact"),
+        _ => (candidate.matched_blocks, report.blocks, "approx"),
+    };
+    (whole > 0).then(|| (f64::from(held) / f64::from(whole), source))
 }
 
 /// A list attribute.

@@ -1,12 +1,13 @@
 //! The span tree that a collector receives.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use scheduling::{Refusal, RefusalKind};
+use scheduling::{KvMeasure, Refusal, RefusalKind};
 use tests::otlp_sink::{OtlpSink, Span};
 use tracing::dispatcher::set_default;
 
-use crate::exchange::{PICKED, RequestHeaders, Told};
+use crate::exchange::{PICKED, RequestHeaders, Told, decision};
 
 const EXCHANGE: &str = "envoy.service.ext_proc.v3.ExternalProcessor/Process";
 const ENVOYS: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -116,6 +117,43 @@ async fn the_spans_tell_the_decision() {
     assert_eq!((event(0, "kthena.candidates.before"), event(0, "kthena.candidates.after")), (Some("2"), Some("1")));
     assert_eq!((event(1, "kthena.plugin.name"), event(1, "kthena.score.max")), (Some("prefix-cache"), Some("0.75")));
     assert_eq!(event(2, "kthena.score.max"), None, "a scorer without a measure has no best score");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_share_of_the_prompt_that_is_held_is_the_engines_own_account_where_there_is_one() {
+    for (kv, held_tokens, wanted) in [
+        (None, None, ("0.5", "approx", None)),
+        (Some(KvMeasure::NoEvents), None, ("0.5", "approx", Some("approximate: no endpoint has sent KV events"))),
+        (Some(KvMeasure::Exact { tokens: 64 }), Some(48), ("0.75", "exact", Some("exact, 64 tokens looked up"))),
+    ] {
+        let (sink, told) = traced().await;
+        let _scope = set_default(told.telemetry.dispatch());
+        let mut decision = Arc::unwrap_or_clone(decision());
+        decision.report.kv = kv;
+        decision.report.candidates[0].held_tokens = held_tokens;
+        let mut exchange = told.begin(&[], &RequestHeaders::chat());
+        exchange.decided(Ok(&Arc::new(decision)), false);
+        drop(exchange);
+        let (_, schedule) = tree(&sink).await;
+        let schedule = schedule.unwrap();
+        let attribute = |key: &str| schedule.attribute(&format!("kthena.{key}"));
+        let found = (attribute("prefix.matched_ratio"), attribute("prefix.source"), attribute("kv.measure"));
+        assert_eq!(found, (Some(wanted.0), Some(wanted.1), wanted.2));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_span_lasts_as_long_as_the_exchange_also_when_something_ran_in_it_before() {
+    let (sink, told) = traced().await;
+    let _scope = set_default(told.telemetry.dispatch());
+    let mut exchange = told.begin(&[], &RequestHeaders::chat());
+    exchange.decided(Ok(&decision()), false);
+    exchange.span().in_scope(|| {});
+    let later = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    exchange.answered();
+    drop(exchange);
+    let (exchange, _) = tree(&sink).await;
+    assert!(Duration::from_nanos(exchange.end) >= later, "{exchange:?} ended before {later:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

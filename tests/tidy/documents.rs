@@ -67,3 +67,23 @@ fn an_example_is_a_manifest_or_a_guide() {
         "An example folder holds manifests that load and a README.md; move the rest:",
     );
 }
+
+#[test]
+fn every_attribute_of_a_span_in_a_guide_is_set_somewhere() {
+    let set: Vec<&File> = FILES.iter().filter(|file| file.path.starts_with("ext-proc/src/")).collect();
+    let missing = guides().flat_map(|guide| {
+        let set = &set;
+        guide.lines().flat_map(move |(number, line)| {
+            line.split('`')
+                .skip(1)
+                .step_by(2)
+                .filter(|word| {
+                    word.starts_with("kthena.")
+                        && word.chars().all(|letter| letter.is_ascii_lowercase() || "._".contains(letter))
+                })
+                .filter(|word| !set.iter().any(|file| file.text.contains(&format!("\"{word}\""))))
+                .map(move |word| format!("{}:{number}: {word}", guide.path))
+        })
+    });
+    refuse(missing, "No span has these attributes:");
+}
