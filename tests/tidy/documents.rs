@@ -57,14 +57,20 @@ fn every_link_in_a_guide_leads_somewhere() {
 }
 
 #[test]
-fn an_example_is_a_manifest_or_a_guide() {
+fn an_example_is_a_manifest_or_a_guide_with_its_pictures() {
+    let is_shown = |path: &str| {
+        path.rsplit_once('/').is_some_and(|(folder, name)| {
+            let near = |guide: &&File| guide.path.rsplit_once('/').is_some_and(|(its, _)| its == folder);
+            name.ends_with(".svg") && guides().filter(near).any(|guide| guide.text.contains(&format!("({name})")))
+        })
+    };
     refuse(
         FILES
             .iter()
             .map(|file| file.path.as_str())
             .filter(|path| path.starts_with("gateway-api-examples/"))
-            .filter(|path| !path.ends_with(".yaml") && !path.ends_with("README.md")),
-        "An example folder holds manifests that load and a README.md; move the rest:",
+            .filter(|path| !path.ends_with(".yaml") && !path.ends_with(".md") && !is_shown(path)),
+        "An example folder holds manifests that load, guides and the pictures in them; move the rest:",
     );
 }
 

@@ -1,12 +1,14 @@
 //! `cargo demo`: the main job on a bare machine. A real Envoy asks the real picker about simulated
 //! engines, and a person sees what became of it.
 
+mod picture;
 mod report;
 mod stage;
 mod traffic;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,7 @@ use proto::picker_v1::{DecisionRecord, GetDecisionRequest};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::client::Client;
+use crate::otlp_sink::TraceTree;
 use crate::poll;
 use stage::Stage;
 use traffic::{Conversation, Kind, Outcome};
@@ -40,6 +43,9 @@ pub struct Options {
     /// The same seed makes the same texts.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Write the traces that are shown as pictures into this folder too, as `hit.svg` and `pair.svg`.
+    #[arg(long, value_name = "DIR")]
+    pub pictures: Option<PathBuf>,
 }
 
 /// Runs the demo.
@@ -53,7 +59,7 @@ pub async fn run(options: &Options) -> Result<()> {
     say("starting simulated vLLM engines (a test fixture: real API, made-up words), the picker and Envoy 1.40:");
     say("  six for two models, the same for round robin, and two prefill/decode pairs for a third model");
     let stage = Stage::start().await?;
-    let Options { keep, conversations, turns, at_once, seed } = options.clone();
+    let Options { keep, conversations, turns, at_once, seed, pictures } = options.clone();
     let plan = traffic::plan(conversations.into(), turns.into(), seed);
 
     let (round_robin, _) = drive(&stage, &plan, None, at_once.into()).await?;
@@ -71,15 +77,24 @@ pub async fn run(options: &Options) -> Result<()> {
         bail!("no request went where its blocks are by the engines' own account: {shown:#?}");
     }
     section("One decision explained: the engines say by KV events which blocks they hold");
-    print(&report::decision(shown));
+    print(&shown.to_string());
     section("The same request as a trace");
-    print(&waterfall(&stage, shown).await?);
+    let hit = trace(&stage, shown).await?;
+    print(&hit.waterfall(60));
 
     let pair = paired(&stage, &explain, seed).await?;
     section("A prompt that one engine reads and another answers: prefill and decode");
-    print(&report::decision(&pair));
+    print(&pair.to_string());
     section("Its trace: the picker's own call comes first");
-    print(&waterfall(&stage, &pair).await?);
+    let pair = trace(&stage, &pair).await?;
+    print(&pair.waterfall(60));
+    if let Some(folder) = pictures {
+        for (name, tree) in [("hit.svg", &hit), ("pair.svg", &pair)] {
+            let file = folder.join(name);
+            std::fs::write(&file, picture::svg(tree)).with_context(|| format!("cannot write {}", file.display()))?;
+            say(&format!("  written: {}", file.display()));
+        }
+    }
 
     section("Result");
     for line in &wrong {
@@ -199,7 +214,7 @@ fn worth_showing<'a>(
 }
 
 /// The trace of a decision's request, once all three have sent their spans: children end, and come, first.
-async fn waterfall(stage: &Stage, record: &DecisionRecord) -> Result<String> {
+async fn trace(stage: &Stage, record: &DecisionRecord) -> Result<TraceTree> {
     let trace = &record.trace_id;
     let what = format!("the trace {trace} as one tree");
     let whole = poll::until(&what, Duration::from_secs(15), async || {
@@ -207,11 +222,10 @@ async fn waterfall(stage: &Stage, record: &DecisionRecord) -> Result<String> {
         let told = |service: &str| tree.rows().iter().any(|(_, span)| span.service.contains(service));
         (tree.roots() == 1 && ["envoy", "kthena", "engine"].into_iter().all(told)).then_some(tree)
     });
-    let whole = whole.await.with_context(|| {
+    whole.await.with_context(|| {
         let tree = stage.sink.tree(trace);
         format!("the trace of {} is not one tree:\n{}", record.request_id, tree.waterfall(60))
-    });
-    Ok(whole?.waterfall(60))
+    })
 }
 
 /// `--keep`: says where everything is and waits for Ctrl-C.

@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use proto::picker_v1::{Candidate, DecisionRecord, Filter, Scorer};
-
 use super::traffic::Outcome;
 
 /// Requests per endpoint: `names` gives the pod of an address.
@@ -62,62 +60,6 @@ fn percentile(mut values: Vec<Duration>, percent: usize) -> Option<Duration> {
 
 fn milliseconds(duration: Duration) -> String {
     format!("{:.1} ms", duration.as_secs_f64() * 1000.0)
-}
-
-/// One decision with its candidates, each filter, each scorer, and why.
-#[must_use]
-pub fn decision(record: &DecisionRecord) -> String {
-    let mut text = String::new();
-    let _ = writeln!(text, "  request {} for model {} in pool {}", record.request_id, record.model, record.pool);
-    if !record.route.is_empty() {
-        let _ = writeln!(text, "  route   {} -> ModelServer {}", record.route, record.model_server);
-    }
-    considered(&mut text, &record.filters, &record.scorers, &record.candidates, record.blocks);
-    if !record.kv_measure.is_empty() {
-        let _ = writeln!(text, "  caches  {}", record.kv_measure);
-    }
-    let _ = writeln!(text, "  why     {}", record.reason);
-    if let Some(prefill) = &record.disaggregation {
-        let _ = writeln!(text, "  prefill over {}", prefill.connector);
-        considered(&mut text, &prefill.filters, &prefill.scorers, &prefill.candidates, record.blocks);
-        let _ = writeln!(text, "  why     {}", prefill.reason);
-    }
-    text
-}
-
-/// Filters, and candidates with what each scorer gave them.
-fn considered(text: &mut String, filters: &[Filter], scorers: &[Scorer], candidates: &[Candidate], blocks: u32) {
-    for filter in filters {
-        let _ = writeln!(text, "  filter  {:<16} {} -> {} candidates", filter.name, filter.before, filter.after);
-    }
-    let _ = write!(text, "  {:<22} {:<16} {:>9} {:>7}", "candidate", "pod", "in flight", "prefix");
-    for scorer in scorers {
-        let _ = write!(text, " {:>16}", format!("{} x{}", scorer.name, scorer.weight));
-    }
-    let _ = writeln!(text, " {:>7}", "total");
-    let mut ranked: Vec<_> = candidates.iter().collect();
-    ranked.sort_by_key(|candidate| (candidate.rank.unwrap_or(u32::MAX), candidate.address.clone()));
-    for candidate in ranked {
-        let mark = if candidate.rank == Some(0) { '>' } else { ' ' };
-        let prefix = format!("{}/{}", candidate.matched_blocks, blocks);
-        let _ = write!(
-            text,
-            "{mark} {:<22} {:<16} {:>9} {prefix:>7}",
-            candidate.address, candidate.name, candidate.in_flight
-        );
-        if candidate.removed_by.is_empty() {
-            for score in &candidate.scores {
-                let _ = write!(
-                    text,
-                    " {:>16}",
-                    score.value.map_or_else(|| "no measure".to_owned(), |it| format!("{it:.3}"))
-                );
-            }
-            let _ = writeln!(text, " {:>7.3}", candidate.total.unwrap_or_default());
-        } else {
-            let _ = writeln!(text, "   removed by {}", candidate.removed_by);
-        }
-    }
 }
 
 #[cfg(test)]
