@@ -70,6 +70,9 @@ pub(crate) trait Host: Sized {
     /// Whether it does what the failure mode says.
     const HEEDS_FAILURE_MODE: bool = true;
 
+    /// Whether a large fleet is tried behind it; one host is enough.
+    const FLEET: bool = false;
+
     /// Builds its programs, where the cache has none.
     async fn build() -> Result<()>;
 

@@ -95,6 +95,8 @@ impl Host for Istio {
     const SETTINGS: &'static [Setting] =
         &[Setting::new(Body::FullDuplex, Failure::Close), Setting::new(Body::FullDuplex, Failure::Open)];
 
+    const FLEET: bool = true;
+
     async fn build() -> Result<()> {
         Binary::Istiod.path().await.map(drop)
     }

@@ -14,6 +14,7 @@
 //! | the picker is gone, frozen, back: the table of the guide | `failures.rs` |
 //! | a rolling restart under load | `rolling.rs` |
 //! | one trace | `traces.rs` |
+//! | a thousand pods in twenty pools, a tenth of them replaced | `fleet.rs` |
 //!
 //! `cargo test-gateways` runs all; `cargo test-gateways istio` one host, `cargo test-gateways istio picks` one story.
 
@@ -21,6 +22,7 @@ mod ai_gateway;
 mod endpoints;
 mod envoy_gateway;
 mod failures;
+mod fleet;
 mod host;
 mod istio;
 mod objects;
@@ -42,7 +44,7 @@ use crate::host::Host;
 use crate::stage::Stage;
 
 /// What is told on each host, in this order.
-const STORIES: &[&str] = &["picks", "endpoints", "steering", "failures", "rolling", "traces"];
+const STORIES: &[&str] = &["picks", "endpoints", "steering", "failures", "rolling", "traces", "fleet"];
 
 fn main() -> ExitCode {
     // What cargo hands to every test target.
@@ -129,7 +131,9 @@ async fn tell<H: Host>(wanted: &[String]) -> Result<()> {
     let named = |story: &str| wanted.iter().any(|word| word == story);
     let all = !STORIES.iter().copied().any(named);
     let mut failed = Vec::new();
-    for story in STORIES.iter().copied().filter(|story| all || named(story)) {
+    for story in
+        STORIES.iter().copied().filter(|story| all || named(story)).filter(|story| H::FLEET || *story != "fleet")
+    {
         let start = Instant::now();
         let told = match story {
             "picks" => picks::tell(&mut stage).await,
@@ -137,7 +141,8 @@ async fn tell<H: Host>(wanted: &[String]) -> Result<()> {
             "steering" => steering::tell(&mut stage).await,
             "failures" => failures::tell(&mut stage).await,
             "rolling" => rolling::tell(&mut stage).await,
-            _ => traces::tell(&mut stage).await,
+            "traces" => traces::tell(&mut stage).await,
+            _ => fleet::tell(&mut stage).await,
         };
         let verdict = match &told {
             Ok(()) => "ok".to_owned(),

@@ -33,7 +33,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(12);
 pub(crate) const MODEL: &str = "llama";
 
 /// Where engines listen, as the pools say.
-const ENGINE_PORT: u16 = 8000;
+pub(crate) const ENGINE_PORT: u16 = 8000;
 
 /// Builds and fetches what every host needs.
 ///
@@ -75,7 +75,7 @@ pub(crate) struct Stage<H> {
     pub(crate) sink: OtlpSink,
     kubeconfig: PathBuf,
     by_chance: PathBuf,
-    _plane: ControlPlane,
+    pub(crate) plane: ControlPlane,
     _scratch: Scratch,
 }
 
@@ -123,7 +123,7 @@ impl<H: Host> Stage<H> {
             sink,
             kubeconfig,
             by_chance,
-            _plane: plane,
+            plane,
             _scratch: scratch,
         };
         stage.add_engine().await?;
