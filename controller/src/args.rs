@@ -89,6 +89,19 @@ pub struct Args {
     #[arg(long, env = "KTHENA_PICKER_FAILURE_MODE", value_name = "MODE", default_value = "FailClose", value_parser = parse_failure_mode, help_heading = "Networking")]
     pub picker_failure_mode: FailureMode,
 
+    /// Envoy Gateway's extension server, and the endpoints of InferencePools for its Envoys (gRPC); 0 is off
+    #[arg(
+        long,
+        env = "KTHENA_EXTENSION_SERVER_PORT",
+        value_name = "PORT",
+        default_value_t = 0,
+        help_heading = "Envoy Gateway"
+    )]
+    pub extension_server_port: u16,
+    /// Where Envoys find that port, as `HOST:PORT`; without it the Service that the chart makes
+    #[arg(long, env = "KTHENA_EXTENSION_SERVER_TARGET", value_name = "TARGET", default_value = "", hide_default_value = true, value_parser = parse_target, help_heading = "Envoy Gateway")]
+    pub extension_server_target: String,
+
     /// Serve the admission webhook
     #[arg(long, env = "KTHENA_ENABLE_WEBHOOK", value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set, help_heading = "Webhook")]
     pub enable_webhook: bool,
@@ -187,6 +200,15 @@ impl Args {
         }
     }
 
+    /// Where Envoys find the extension server, with the default resolved.
+    #[must_use]
+    pub fn extension_target(&self, namespace: &str) -> String {
+        match self.extension_server_target.as_str() {
+            "" => format!("kthena-controller-manager-extension.{namespace}.svc:{}", self.extension_server_port),
+            given => given.to_owned(),
+        }
+    }
+
     /// `--log-level`, or what `-v` makes of it.
     #[must_use]
     pub fn log_filter(&self) -> &str {
@@ -198,6 +220,15 @@ fn parse_address(text: &str) -> Result<IpAddr, String> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
     let parsed = bare.map_or_else(|| text.parse().ok(), |text| text.parse::<Ipv6Addr>().ok().map(IpAddr::V6));
     parsed.ok_or_else(|| "write it as an IP address, for example `[::]`, `0.0.0.0` or `127.0.0.1`".to_owned())
+}
+
+fn parse_target(text: &str) -> Result<String, String> {
+    let port = |text: &str| text.parse::<u16>().is_ok_and(|port| port > 0);
+    match text.rsplit_once(':') {
+        Some((host, number)) if !host.is_empty() && port(number) => Ok(text.to_owned()),
+        _ if text.is_empty() => Ok(String::new()),
+        _ => Err("write it as a host and a port, for example `operator.kthena-system.svc:5005`".to_owned()),
+    }
 }
 
 fn parse_failure_mode(text: &str) -> Result<FailureMode, String> {
@@ -268,6 +299,7 @@ mod tests {
             ("--controllers", "modelservings", "modelserving"),
             ("--workers", "0", "1..=1000"),
             ("--picker-failure-mode", "open", "FailOpen"),
+            ("--extension-server-target", "operator", "operator.kthena-system.svc:5005"),
         ] {
             let error = parse(&[&format!("{flag}={value}")]).unwrap_err();
             assert!(error.contains(flag) && error.contains(example), "{flag} {value}: {error}");

@@ -4,7 +4,8 @@
 //! [`observe::store`], and its ModelServing is put into the [`queue`]; a worker takes it and makes a pass
 //! ([`reconcile`]): the facts go into `planning::plan`, the plan is carried out by [`apply`], and what the API server
 //! answers goes into the store at once, so that the next pass sees it. A pass that finds nothing to do writes nothing.
-//! ModelServers and ModelRoutes have passes of their own ([`attachment`]). [`run`] is the map of the process.
+//! ModelServers and ModelRoutes have passes of their own ([`attachment`]). Envoy Gateway and its Envoys are answered by
+//! [`extension`]. [`run`] is the map of the process.
 
 pub mod admin;
 pub mod apply;
@@ -13,6 +14,7 @@ pub mod attachment;
 pub mod debug;
 pub mod discovery;
 pub mod events;
+pub mod extension;
 pub mod leader_worker_sets;
 pub mod lease;
 pub mod limiter;

@@ -9,7 +9,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
@@ -44,6 +44,15 @@ struct KindLabels {
     kind: &'static str,
 }
 
+/// How calls of Envoy Gateway end.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    /// `endpoints`, `cluster`, `translation`.
+    hook: &'static str,
+    /// `ok` or `refused`.
+    outcome: &'static str,
+}
+
 /// All metrics of the process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -51,6 +60,13 @@ pub struct Metrics {
     writes: Family<WriteLabels, Counter>,
     passes: Family<OutcomeLabels, Histogram, fn() -> Histogram>,
     watch_errors: Family<KindLabels, Counter>,
+    extension_calls: Family<CallLabels, Counter>,
+    /// Envoys that follow endpoints, once for each cluster.
+    pub endpoint_streams: Gauge,
+    /// Endpoints that were sent to an Envoy.
+    pub endpoint_updates: Counter,
+    /// Endpoints that an Envoy refused.
+    pub endpoint_refusals: Counter,
     /// Events that were not written: too many of one object, or the API server does not take them.
     pub events_dropped: Counter,
     leads: Arc<AtomicBool>,
@@ -68,12 +84,31 @@ impl Metrics {
         registry.register("reconcile_duration_seconds", "Passes over one ModelServing", passes.clone());
         let watch_errors = Family::default();
         registry.register("watch_errors", "Lists and watches that failed", watch_errors.clone());
+        let extension_calls = Family::default();
+        registry.register("extension_calls", "Calls of Envoy Gateway that were answered", extension_calls.clone());
+        let endpoint_streams = Gauge::default();
+        registry.register("endpoint_streams", "Streams of Envoys that follow endpoints", endpoint_streams.clone());
+        let endpoint_updates = Counter::default();
+        registry.register("endpoint_updates", "Endpoints that were sent to an Envoy", endpoint_updates.clone());
+        let endpoint_refusals = Counter::default();
+        registry.register("endpoint_refusals", "Endpoints that an Envoy refused", endpoint_refusals.clone());
         let events_dropped = Counter::default();
         registry.register("events_dropped", "Kubernetes events that were not written", events_dropped.clone());
         registry.register("build", "This build", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         let leads = Arc::new(AtomicBool::new(false));
         registry.register_collector(Box::new(State { store, queue, attachments, leads: Arc::clone(&leads) }));
-        Self { registry, writes, passes, watch_errors, events_dropped, leads }
+        Self {
+            registry,
+            writes,
+            passes,
+            watch_errors,
+            extension_calls,
+            endpoint_streams,
+            endpoint_updates,
+            endpoint_refusals,
+            events_dropped,
+            leads,
+        }
     }
 
     /// A write ended.
@@ -89,6 +124,11 @@ impl Metrics {
     /// A list or a watch failed.
     pub fn watch_failed(&self, kind: &'static str) {
         self.watch_errors.get_or_create(&KindLabels { kind }).inc();
+    }
+
+    /// A call of Envoy Gateway was answered.
+    pub fn hooked(&self, hook: &'static str, outcome: &'static str) {
+        self.extension_calls.get_or_create(&CallLabels { hook, outcome }).inc();
     }
 
     /// Whether this process leads.

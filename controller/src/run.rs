@@ -33,6 +33,7 @@ use crate::attachment::{self, Attachments};
 use crate::debug;
 use crate::discovery::{self, Known};
 use crate::events;
+use crate::extension;
 use crate::leader_worker_sets::{Adopter, LeaderWorkerSets};
 use crate::lease::Candidate;
 use crate::limiter::Limiter;
@@ -100,6 +101,7 @@ pub struct Operator {
     metrics_listener: TcpListener,
     debug_listener: Option<TcpListener>,
     webhook: Option<(TcpListener, webhook::Settings)>,
+    extension: Option<(TcpListener, ::extension::translate::Settings)>,
     workers: u16,
     leader_elect: bool,
     serves: bool,
@@ -137,6 +139,13 @@ impl Operator {
             true => Some((bind(args.bind_address, args.port).await.context("--port")?, settings(args, &namespace))),
             false => None,
         };
+        let extension = match args.extension_server_port {
+            0 => None,
+            port => {
+                let listener = bind(args.bind_address, port).await.context("--extension-server-port")?;
+                Some((listener, ::extension::translate::Settings { endpoints: args.extension_target(&namespace) }))
+            }
+        };
         let webhook_address = webhook.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?;
         info!(
             metricsAddress = %metrics_listener.local_addr()?,
@@ -155,6 +164,7 @@ impl Operator {
             metrics_listener,
             debug_listener,
             webhook,
+            extension,
             workers: args.workers,
             leader_elect: args.leader_elect,
             serves: args.controllers.serving,
@@ -176,6 +186,7 @@ impl Operator {
             metrics_listener,
             debug_listener,
             webhook,
+            extension,
             workers,
             leader_elect,
             serves,
@@ -191,7 +202,8 @@ impl Operator {
         let wanted: Vec<&'static str> = own.into_iter().chain(others_watched).flatten().collect();
         let readiness = Arc::new(Readiness::new(&wanted));
         // Of its own: writes do not wait for it.
-        let callable = Arc::new(Readiness::new(if webhook.is_some() { &["webhook"] } else { &[] }));
+        let called = webhook.iter().map(|_| "webhook").chain(extension.iter().map(|_| extension::POOLS));
+        let callable = Arc::new(Readiness::new(&called.collect::<Vec<_>>()));
         let (events, recorder) = events::channel(client.clone(), identity.clone(), metrics.events_dropped.clone());
 
         let mut others = Tasks::new();
@@ -222,6 +234,10 @@ impl Operator {
             watch_attachments(&mut others, &observer, settings);
         }
         let (mut doors, shut) = (Tasks::new(), CancellationToken::new());
+        if let Some((listener, settings)) = extension {
+            let observer = Observer { readiness: Arc::clone(&callable), ..observer };
+            doors.spawn("extension server", extension::serve(listener, settings, observer, shut.clone()));
+        }
         if let Some((listener, settings)) = webhook {
             let ready = move || callable.reached("webhook");
             doors.spawn("webhook", webhook::serve(listener, settings, client.clone(), ready, shut.clone()));

@@ -33,6 +33,7 @@ controller:
   podAnnotations: {team: a}
   nodeSelector: {disk: ssd}
   tolerations: [{key: spot, operator: Exists}]
+envoyGateway: {enabled: true, port: 5006}
 picker:
   poolNamespaces: [default]
   certificateSecret: picker-certificate

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tests::generated::{GeneratedFile, crds, picker};
+use tests::generated::{GeneratedFile, crds, extension, picker};
 
 fn refuse_stale(files: &[GeneratedFile]) {
     for file in files {
@@ -14,6 +14,7 @@ fn refuse_stale(files: &[GeneratedFile]) {
 #[test]
 fn proto_is_current() {
     refuse_stale(&picker().unwrap());
+    refuse_stale(&extension().unwrap());
 }
 
 #[test]

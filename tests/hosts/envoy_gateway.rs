@@ -201,6 +201,7 @@ impl Host for EnvoyGateway {
         let (body, response) = match setting.body {
             Body::Buffered => ("Buffered", json!({})),
             Body::FullDuplex => ("FullDuplexStreamed", json!({})),
+            Body::OnDemand => anyhow::bail!("no policy can have it"),
         };
         let patch = json!({"spec": {"extProc": [{
             "backendRefs": [{"name": "llama-epp", "port": 9002}],

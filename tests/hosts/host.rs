@@ -18,6 +18,8 @@ use crate::stage::SOON;
 pub(crate) enum Body {
     Buffered,
     FullDuplex,
+    /// First the headers, and the body once the picker asks for it.
+    OnDemand,
 }
 
 /// What is to happen when the picker does not answer.
@@ -44,6 +46,7 @@ impl Setting {
         let body = match self.body {
             Body::Buffered => "buffered",
             Body::FullDuplex => "full duplex",
+            Body::OnDemand => "on demand",
         };
         [body, if self.failure == Failure::Open { "open" } else { "closed" }]
     }
@@ -69,6 +72,8 @@ pub(crate) trait Host: Sized {
     const PICKERS_BY_POD: bool = true;
     /// Whether it does what the failure mode says.
     const HEEDS_FAILURE_MODE: bool = true;
+    /// Whether pools that share a route are among its stories.
+    const SHARES_BY_WEIGHT: bool = false;
 
     /// Whether a large fleet is tried behind it; one host is enough.
     const FLEET: bool = false;
@@ -105,6 +110,7 @@ pub(crate) trait Host: Sized {
             let body = match setting.body {
                 Body::Buffered => "BUFFERED",
                 Body::FullDuplex => "FULL_DUPLEX_STREAMED",
+                Body::OnDemand => "ON_DEMAND",
             };
             let wanted = (body.to_owned(), open);
             let there = !found.is_empty() && found.iter().all(|one| *one == wanted);
@@ -121,7 +127,8 @@ fn asking(dump: &Value, found: &mut Vec<(String, bool)>) {
     match dump {
         Value::Array(items) => items.iter().for_each(|item| asking(item, found)),
         Value::Object(fields) => {
-            if let Some(body) = dump["processing_mode"]["request_body_mode"].as_str().filter(|body| *body != "NONE") {
+            let body = dump["processing_mode"]["request_body_mode"].as_str().filter(|body| *body != "NONE");
+            if let Some(body) = body.or((dump["allow_mode_override"] == true).then_some("ON_DEMAND")) {
                 found.push((body.to_owned(), dump["failure_mode_allow"] == true));
             }
             // A listener that was replaced ends its connections for minutes.

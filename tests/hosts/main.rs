@@ -6,7 +6,7 @@
 //! | what | file |
 //! |---|---|
 //! | the namespace | `sandbox.rs` |
-//! | what a host is; the hosts | `host.rs`; `envoy_gateway.rs`, `ai_gateway.rs`, `istio.rs` |
+//! | what a host is; the hosts | `host.rs`; `envoy_gateway.rs`, `envoy_gateway_pools.rs`, `ai_gateway.rs`, `istio.rs` |
 //! | API server, engines, pickers and their pods | `objects.rs`, `stage.rs` |
 //! | the picked endpoint answers | `picks.rs` |
 //! | pods come, go and are not ready | `endpoints.rs` |
@@ -15,12 +15,14 @@
 //! | a rolling restart under load | `rolling.rs` |
 //! | one trace | `traces.rs` |
 //! | a thousand pods in twenty pools, a tenth of them replaced | `fleet.rs` |
+//! | two pools by weight | `weights.rs` |
 //!
 //! `cargo test-gateways` runs all; `cargo test-gateways istio` one host, `cargo test-gateways istio picks` one story.
 
 mod ai_gateway;
 mod endpoints;
 mod envoy_gateway;
+mod envoy_gateway_pools;
 mod failures;
 mod fleet;
 mod host;
@@ -32,6 +34,7 @@ mod sandbox;
 mod stage;
 mod steering;
 mod traces;
+mod weights;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -43,8 +46,16 @@ use tests::progress::say;
 use crate::host::Host;
 use crate::stage::Stage;
 
+/// The names of the hosts.
+const HOSTS: &[&str] = &[
+    envoy_gateway::EnvoyGateway::NAME,
+    envoy_gateway_pools::EnvoyGatewayPools::NAME,
+    istio::Istio::NAME,
+    ai_gateway::AiGateway::NAME,
+];
+
 /// What is told on each host, in this order.
-const STORIES: &[&str] = &["picks", "endpoints", "steering", "failures", "rolling", "traces", "fleet"];
+const STORIES: &[&str] = &["picks", "endpoints", "steering", "failures", "rolling", "traces", "weights", "fleet"];
 
 fn main() -> ExitCode {
     // What cargo hands to every test target.
@@ -74,11 +85,10 @@ fn failed(error: &anyhow::Error) -> ExitCode {
 macro_rules! each_host {
     ($wanted:expr, $host:ident => $done:expr) => {{
         let named = |name: &str| $wanted.iter().any(|word| word == name);
-        let all = ![envoy_gateway::EnvoyGateway::NAME, ai_gateway::AiGateway::NAME, istio::Istio::NAME]
-            .into_iter()
-            .any(named);
+        let all = !HOSTS.iter().copied().any(named);
         // The list of hosts.
         each_host!(@one all, named, $host, envoy_gateway::EnvoyGateway, $done);
+        each_host!(@one all, named, $host, envoy_gateway_pools::EnvoyGatewayPools, $done);
         each_host!(@one all, named, $host, istio::Istio, $done);
         each_host!(@one all, named, $host, ai_gateway::AiGateway, $done);
     }};
@@ -91,8 +101,7 @@ macro_rules! each_host {
 }
 
 async fn prepare(wanted: &[String]) -> Result<()> {
-    let known =
-        [&[envoy_gateway::EnvoyGateway::NAME, ai_gateway::AiGateway::NAME, istio::Istio::NAME], STORIES].concat();
+    let known = [HOSTS, STORIES].concat();
     let unknown: Vec<&String> = wanted.iter().filter(|word| !known.contains(&word.as_str())).collect();
     anyhow::ensure!(unknown.is_empty(), "{unknown:?}: name hosts or stories: {}", known.join(", "));
     sandbox::check()?;
@@ -142,6 +151,7 @@ async fn tell<H: Host>(wanted: &[String]) -> Result<()> {
             "failures" => failures::tell(&mut stage).await,
             "rolling" => rolling::tell(&mut stage).await,
             "traces" => traces::tell(&mut stage).await,
+            "weights" => weights::tell(&mut stage).await,
             _ => fleet::tell(&mut stage).await,
         };
         let verdict = match &told {

@@ -146,6 +146,19 @@ impl<H: Host> Stage<H> {
         Ok(())
     }
 
+    /// A pool more: its manifests, an engine and a picker of its own.
+    ///
+    /// # Errors
+    /// When something of it cannot be started.
+    pub(crate) async fn second_pool(&self, name: &str, manifests: &str) -> Result<(Engine, Picker)> {
+        let (engine, picker) = (engine(12, self.sink.address()).await?, self.picker(address(20), name).await?);
+        self.objects.apply(manifests).await?;
+        self.objects.create_pod(name, &json!({"app": name}), address(12)).await?;
+        let epp = format!("{name}-epp");
+        self.objects.create_pod(&epp, &json!({"app": epp}), address(20)).await?;
+        Ok((engine, picker))
+    }
+
     /// One engine more, and its pod.
     ///
     /// # Errors
@@ -168,7 +181,7 @@ impl<H: Host> Stage<H> {
         let number = self.next;
         self.next += 1;
         let ip = address(21 + number % 8);
-        let picker = self.picker(ip).await?;
+        let picker = self.picker(ip, MODEL).await?;
         let pod = format!("{MODEL}-epp-{number}");
         self.objects.create_pod(&pod, &json!({"app": "llama-epp"}), ip).await?;
         self.replicas.push(Replica { pod, address: (ip, 9002).into(), picker: Some(picker) });
@@ -186,7 +199,7 @@ impl<H: Host> Stage<H> {
     /// When it does not become ready.
     pub(crate) async fn restart_picker(&mut self) -> Result<()> {
         let Some(ip) = ipv4(self.replicas[0].address) else { unreachable!("our addresses are IPv4") };
-        self.replicas[0].picker = Some(self.picker(ip).await?);
+        self.replicas[0].picker = Some(self.picker(ip, MODEL).await?);
         self.objects.set_ready(&self.replicas[0].pod, true).await?;
         self.wait_until_picked().await
     }
@@ -212,9 +225,9 @@ impl<H: Host> Stage<H> {
     ///
     /// # Errors
     /// When it does not become ready.
-    async fn picker(&self, ip: std::net::Ipv4Addr) -> Result<Picker> {
+    async fn picker(&self, ip: std::net::Ipv4Addr, pool: &str) -> Result<Picker> {
         PickerOptions::of_cluster(&self.kubeconfig)
-            .flag("--pool-name", MODEL)
+            .flag("--pool-name", pool)
             .flag("--pool-namespace", NAMESPACE)
             .flag("--bind-address", ip)
             .flag("--grpc-port", 9002)

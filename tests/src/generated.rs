@@ -17,9 +17,9 @@ pub struct GeneratedFile {
 /// Generates everything.
 ///
 /// # Errors
-/// Those of [`picker`] and [`crds`].
+/// Those of [`picker`], [`extension`] and [`crds`].
 pub fn all() -> anyhow::Result<Vec<GeneratedFile>> {
-    Ok(picker()?.into_iter().chain(crds()?).collect())
+    Ok([picker()?, extension()?, crds()?].into_iter().flatten().collect())
 }
 
 /// Generates one file for each kind that is ours.
@@ -72,6 +72,23 @@ pub fn picker() -> anyhow::Result<Vec<GeneratedFile>> {
     }
     builder.compile_fds(files)?;
     let name = "kthena.picker.v1.rs";
+    let text = std::fs::read_to_string(scratch.0.join(name))?;
+    Ok(vec![GeneratedFile { path: proto.join("src/generated").join(name), text }])
+}
+
+/// Generates the code of `envoygateway.extension`.
+///
+/// # Errors
+/// A syntax error in the `.proto` file, or a temporary directory that cannot be written.
+pub fn extension() -> anyhow::Result<Vec<GeneratedFile>> {
+    let proto = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto");
+    let scratch = Scratch::new()?;
+    let files = protox::compile(["envoygateway/extension/extension.proto"], [&proto])
+        .context("extension.proto does not parse")?;
+    // Resources are passed on and not copied.
+    let builder = tonic_prost_build::configure().out_dir(&scratch.0).emit_rerun_if_changed(false).bytes(".");
+    builder.compile_fds(files)?;
+    let name = "envoygateway.extension.rs";
     let text = std::fs::read_to_string(scratch.0.join(name))?;
     Ok(vec![GeneratedFile { path: proto.join("src/generated").join(name), text }])
 }

@@ -1,6 +1,6 @@
 //! Which crate may know which.
 
-use crate::repository::{PACKAGES, Package, refuse, tree};
+use crate::repository::{PACKAGES, Package, refuse, rust_files, tree};
 
 /// Crates that touch the world: a clock's driver, a socket, a cluster, a collector.
 const WORLD: &[&str] = &[
@@ -54,7 +54,7 @@ fn scheduling_knows_nothing_of_ours() {
 fn the_bodies_meet_only_in_the_cluster() {
     for (body, strangers) in [
         ("kthena-ext-proc", &["kthena-controller-manager", "planning"][..]),
-        ("kthena-controller-manager", &["kthena-ext-proc", "proto"][..]),
+        ("kthena-controller-manager", &["kthena-ext-proc", "scheduling"][..]),
     ] {
         if package(body).is_some() {
             let tree = tree(body);
@@ -64,6 +64,27 @@ fn the_bodies_meet_only_in_the_cluster() {
             );
         }
     }
+}
+
+#[test]
+fn each_body_speaks_its_own_contract() {
+    for (body, other) in [("ext-proc/src/", "proto::envoy_gateway"), ("controller/src/", "proto::picker_v1")] {
+        let users = rust_files().filter(|file| file.path.starts_with(body) && file.text.contains(other));
+        refuse(users.map(|file| &file.path), &format!("`{other}` is not this body's to speak:"));
+    }
+}
+
+#[test]
+fn what_envoy_gateway_is_told_is_a_function_of_what_it_says() {
+    // Envoy's messages bring tonic with them; nothing else of the world may be near.
+    const ALLOWED: &[&str] =
+        &["controller-api", "envoy-types", "k8s-openapi", "prost", "serde", "serde_json", "thiserror"];
+    let extension = package("extension").expect("extension is a member");
+    let direct = extension.dependencies.iter().filter(|on| on.kind.is_none()).map(|on| on.name.as_str());
+    refuse(
+        direct.filter(|name| !ALLOWED.contains(name)),
+        "`extension` computes and returns; watches, ports and time belong to `controller`. It depends on:",
+    );
 }
 
 #[test]

@@ -40,6 +40,10 @@ pub const FAILURE_MODE: &str = "networking.serving.volcano.sh/failure-mode";
 /// Annotation of a ModelServer: how many ports each pod serves, from `workloadPort.port` upwards; 1 to 8.
 pub const DATA_PARALLEL_RANKS: &str = "networking.serving.volcano.sh/data-parallel-ranks";
 
+/// Annotation of an InferencePool behind plain Envoy Gateway: how the picker sees bodies; `full-duplex`, `buffered`,
+/// `on-demand`.
+pub const REQUEST_BODY_MODE: &str = "networking.serving.volcano.sh/request-body-mode";
+
 /// Environment of every container: the address of the instance's entry pod.
 pub const ENTRY_ADDRESS: &str = "ENTRY_ADDRESS";
 /// Environment of every container: 0 for the entry pod, `k` for worker `k`.

@@ -1,7 +1,7 @@
 //! The watches of what is attached.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use controller_api::http_route::HttpRoute;
@@ -94,36 +94,45 @@ impl Observer {
     /// Watches the pods of every namespace that has ModelServers, and of no other: a cluster may have a great many.
     /// Never ends.
     pub async fn endpoints(self) {
-        let mut namespaces = self.attachments.namespaces();
-        let mut running: HashMap<Arc<str>, AbortHandle> = HashMap::new();
-        let mut watches = FuturesUnordered::new();
-        loop {
-            let wanted = namespaces.borrow_and_update().clone();
-            running.retain(|namespace, watch| {
-                let stays = wanted.contains(namespace);
-                if !stays {
-                    watch.abort();
-                    self.attachments.forget_pods(namespace);
-                }
-                stays
-            });
-            for namespace in wanted {
-                if let Entry::Vacant(vacant) = running.entry(namespace) {
-                    let (watch, handle) = abortable(self.endpoints_of(Arc::clone(vacant.key())));
-                    vacant.insert(handle);
-                    watches.push(watch);
-                }
-            }
-            tokio::select! {
-                changed = namespaces.changed() => if changed.is_err() { return },
-                _ = watches.next(), if !watches.is_empty() => {}
-            }
-        }
+        let forget = |namespace: &str| self.attachments.forget_pods(namespace);
+        in_each(self.attachments.namespaces(), |namespace| self.endpoints_of(namespace), forget).await;
     }
 
     async fn endpoints_of(&self, namespace: Arc<str>) {
         let api = Api::<Pod>::namespaced(self.client.clone(), &namespace);
         let tell = |told| self.attachments.tell_pods(&namespace, told);
         self.follow(api, "Endpoint", Config::default(), tell).await;
+    }
+}
+
+/// Watches in each of these namespaces as long as it is one of them, and then forgets it. Ends with the sender.
+pub(crate) async fn in_each<W: Future>(
+    mut namespaces: watch::Receiver<BTreeSet<Arc<str>>>,
+    start: impl Fn(Arc<str>) -> W,
+    forget: impl Fn(&str),
+) {
+    let mut running: HashMap<Arc<str>, AbortHandle> = HashMap::new();
+    let mut watches = FuturesUnordered::new();
+    loop {
+        let wanted = namespaces.borrow_and_update().clone();
+        running.retain(|namespace, watch| {
+            let stays = wanted.contains(namespace);
+            if !stays {
+                watch.abort();
+                forget(namespace);
+            }
+            stays
+        });
+        for namespace in wanted {
+            if let Entry::Vacant(vacant) = running.entry(namespace) {
+                let (watch, handle) = abortable(start(Arc::clone(vacant.key())));
+                vacant.insert(handle);
+                watches.push(watch);
+            }
+        }
+        tokio::select! {
+            changed = namespaces.changed() => if changed.is_err() { return },
+            _ = watches.next(), if !watches.is_empty() => {}
+        }
     }
 }
