@@ -221,7 +221,8 @@ impl Explainer {
         let Some(asking) = Asking::of(self.tokenizers.as_ref(), &self.fleet, pool, &request) else {
             return self.fleet.dry_run(pool, &request, what_if);
         };
-        let tokens = asking.tokens(body).await;
+        let members = openai::PromptMembers::find(body);
+        let tokens = asking.tokens(body, members.as_ref()).await;
         let (tokens, resolution) = (tokens.as_ref().map(InTokens::view), asking.resolution.as_ref());
         self.fleet.dry_run(pool, &Request { tokens, resolution, ..request }, what_if)
     }

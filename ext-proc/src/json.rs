@@ -77,6 +77,12 @@ impl<'a> Reader<'a> {
         self.at
     }
 
+    /// Where the last value ended.
+    #[must_use]
+    pub fn end_of_value(&self) -> usize {
+        self.at
+    }
+
     /// The kind of the next value.
     pub fn kind(&mut self) -> Kind {
         match self.next() {

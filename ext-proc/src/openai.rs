@@ -9,6 +9,7 @@
 //! engine's to refuse, and refused by every engine in words of its own.
 
 mod detached;
+mod members;
 mod prompt;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use scheduling::{Body, Prompt, RefusalKind};
 
 use crate::json::{self, Malformed, Reader};
 pub use detached::Detached;
+pub use members::{PROMPT_MEMBERS, PromptMembers};
 use prompt::collect;
 
 /// A body, and where its model stands.
@@ -29,6 +31,8 @@ pub struct Parsed<'a> {
     pub body: Body<'a>,
     /// The bytes of `model`'s value, quotes included.
     pub model: Range<usize>,
+    /// Where the prompt's members stand.
+    pub members: PromptMembers,
 }
 
 /// Whether a body with these `content-type` headers is worth parsing; one without any is. Several
@@ -81,6 +85,7 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed<'_>, RefusalKind> {
             prompt: Prompt { pieces },
         },
         model: place,
+        members: fields.members,
     })
 }
 
@@ -109,13 +114,14 @@ struct Fields<'a> {
     /// What chat templates put before the messages, wherever it stands in the body.
     front: Vec<Cow<'a, [u8]>>,
     pieces: Vec<Cow<'a, [u8]>>,
+    members: PromptMembers,
 }
 
 impl<'a> Fields<'a> {
     fn read(&mut self, reader: &mut Reader<'a>, key: &str) -> Result<(), Malformed> {
+        let start = reader.place();
         match key {
             "model" => {
-                let start = reader.place();
                 self.model = Some(start..start + reader.value()?.len());
                 self.models += 1;
             }
@@ -130,6 +136,7 @@ impl<'a> Fields<'a> {
                 reader.value()?;
             }
         }
+        self.members.note(key, start..reader.end_of_value());
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! body ──> ids in it ───────────────────────────────┐
+//!      ──> known from before ───────────────────────┤
 //!      ──> chat template ──> tokenizer (cached) ────┼──> Tokens
 //!      ──> the engine's own /tokenize ──────────────┘
 //! ```
@@ -24,16 +25,20 @@ mod whose;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use scheduling::PromptKeys;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::openai::PromptMembers;
 use asked::{Asked, Prompt};
+use cache::{Key, Known};
 use engine::EngineTokenizer;
 use files::Model;
 use reload::Reloaded;
 
+pub use cache::Blocks;
 pub use files::FilesError;
 pub use metrics::TokenMetrics;
 pub use reload::TokenizerStatus;
@@ -79,6 +84,9 @@ pub struct Tokens {
     pub ids: Arc<[u32]>,
     /// The request's `cache_salt`, which keeps its blocks apart from others'.
     pub salt: Option<Arc<str>>,
+    /// The keys of its blocks, for whom they were made already; among them all that were asked for where the ids
+    /// came from [`Source::Cache`] or [`Source::Local`].
+    pub keys: Arc<[PromptKeys]>,
     /// Where they came from.
     pub source: Source,
 }
@@ -180,51 +188,93 @@ impl Tokenizers {
     /// # Errors
     /// [`Why`] there are none.
     pub async fn ids(&self, body: &[u8], whose: &Whose) -> Result<Tokens, Why> {
-        let ids = match timeout(DEADLINE, self.find(body, whose)).await {
-            Ok(ids) => ids,
+        self.tokens(body, PromptMembers::find(body).as_ref(), whose, &Blocks::default()).await
+    }
+
+    /// The token ids of the request with this body, and the keys of these blocks. With
+    /// `members`, a prompt that was seen before has them without waiting.
+    ///
+    /// # Errors
+    /// [`Why`] there are none.
+    pub async fn tokens(
+        &self,
+        body: &[u8],
+        members: Option<&PromptMembers>,
+        whose: &Whose,
+        blocks: &Blocks,
+    ) -> Result<Tokens, Why> {
+        let tokens = match timeout(DEADLINE, self.find(body, members, whose, blocks)).await {
+            Ok(tokens) => tokens,
             Err(_) => Err(Why::Deadline),
         };
-        match &ids {
+        match &tokens {
             Ok(tokens) => self.metrics.found(tokens.source),
             Err(why) => self.metrics.missing(why),
         }
-        ids
+        tokens
     }
 
-    async fn find(&self, body: &[u8], whose: &Whose) -> Result<Tokens, Why> {
-        let asked = Asked::parse(body)?;
-        let salt = asked.salt.as_deref().map(Arc::from);
-        let tokens = |(ids, source)| Tokens { ids, salt, source };
-        let may_ask_engine = asked.engine_agrees;
+    async fn find(
+        &self,
+        body: &[u8],
+        members: Option<&PromptMembers>,
+        whose: &Whose,
+        blocks: &Blocks,
+    ) -> Result<Tokens, Why> {
         let model = {
             let files = self.files.files();
             whose.models.iter().find_map(|name| files.model(name).cloned())
         };
-        let local = match (asked.prompt, model) {
-            (Prompt::Ids(ids), _) => Ok((ids.into(), Source::Request)),
+        let key = model.as_ref().zip(members).map(|(model, members)| model.key(body, members, SystemTime::now()));
+        if let Some((key, model)) = key.zip(model.as_ref())
+            && let Some(known) = model.known(key, blocks)
+        {
+            return Ok(known.into_tokens(Source::Cache));
+        }
+        let Asked { prompt, salt, engine_agrees } = Asked::parse(body)?;
+        let local = match (prompt, model) {
+            (Prompt::Ids(ids), _) => {
+                Ok(Known { salt: salt.clone(), ..Known::bare(ids.into()) }.into_tokens(Source::Request))
+            }
             (Prompt::Text { .. } | Prompt::Chat(_), None) => Err(Why::NoTokenizer),
-            (prompt, Some(model)) => self.tokenize(prompt, model).await,
+            (prompt, Some(model)) => self.tokenize(prompt, salt.clone(), blocks, key, model).await,
         };
-        let local = match (local, whose.engine) {
+        match (local, whose.engine) {
             // A template or tokenizer of which this process is not a master: the engine is.
-            (Err(Why::NoTokenizer | Why::Template(_) | Why::Tokenizer(_)), Some(engine)) if may_ask_engine => {
-                self.engine.ids(engine, body).await.map(|ids| (ids, Source::Engine))
+            (Err(Why::NoTokenizer | Why::Template(_) | Why::Tokenizer(_)), Some(engine)) if engine_agrees => {
+                let ids = self.engine.ids(engine, body).await?;
+                Ok(Known { salt, ..Known::bare(ids) }.into_tokens(Source::Engine))
             }
             (local, _) => local,
-        };
-        local.map(tokens)
+        }
     }
 
     /// Off the threads that serve streams.
-    async fn tokenize(&self, prompt: Prompt, model: Arc<Model>) -> Result<(Arc<[u32]>, Source), Why> {
+    async fn tokenize(
+        &self,
+        prompt: Prompt,
+        salt: Option<Arc<str>>,
+        blocks: &Blocks,
+        key: Option<Key>,
+        model: Arc<Model>,
+    ) -> Result<Tokens, Why> {
         let _waiting = self.waiting.try_acquire().map_err(|_| Why::Busy)?;
         let turn = Arc::clone(&self.work).acquire_owned().await.map_err(|_| Why::Busy)?;
+        let blocks = blocks.clone();
         let work = move || {
-            let ids = model.ids(prompt);
+            let known = model.tokenize(prompt, salt, &blocks, key);
             drop(turn);
-            ids
+            known
         };
-        tokio::task::spawn_blocking(work).await.map_err(|error| Why::Tokenizer(error.to_string()))?
+        let known = tokio::task::spawn_blocking(work).await.map_err(|error| Why::Tokenizer(error.to_string()))?;
+        known.map(|known| known.into_tokens(Source::Local))
+    }
+}
+
+impl Known {
+    fn into_tokens(self, source: Source) -> Tokens {
+        let Self { ids, salt, keys } = self;
+        Tokens { ids, salt, keys, source }
     }
 }
 

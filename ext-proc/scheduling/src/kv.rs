@@ -34,6 +34,7 @@ use plane::{LANES, Owner, Plane};
 
 pub use chain::{BlockKey, block_keys};
 pub use event::{Applied, EngineHash, KvEvent, Medium};
+pub use prompt::PromptKeys;
 pub(crate) use prompt::{Held, KvPrompt};
 
 /// Blocks remembered for each rank of an endpoint, unless said otherwise: 16 million tokens in blocks

@@ -40,7 +40,7 @@ pub use affinity::Trade;
 pub use decision::{CandidateReport, Decision, FilterReport, KvMeasure, Reason, Report, Row, ScorerReport};
 pub use disaggregation::{Disaggregation, KvConnector, PdGroup, Role, SIDECAR_LABEL, Verdict};
 pub use endpoint::{Endpoint, EngineKind, Gauges, Slot};
-pub use kv::{Applied, BlockKey, EngineHash, KvEvent, KvIndex, KvMatch, KvUsage, Medium, block_keys};
+pub use kv::{Applied, BlockKey, EngineHash, KvEvent, KvIndex, KvMatch, KvUsage, Medium, PromptKeys, block_keys};
 pub use load::{InFlight, Load};
 pub use moment::Moment;
 pub use prefix::{BlockHash, PrefixIndex};

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt::Debug;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::kv::PromptKeys;
 use crate::routing::Resolution;
 
 /// Look-up of request headers by lower-case name; pseudo headers have their colon.
@@ -41,6 +42,9 @@ pub struct Tokens<'a> {
     pub lora: Option<&'a str>,
     /// The client's `cache_salt`.
     pub salt: Option<&'a str>,
+    /// The keys of these ids, for sizes of blocks for which they were made before; others are made when
+    /// they are wanted.
+    pub keys: &'a [PromptKeys],
 }
 
 impl Request<'_> {

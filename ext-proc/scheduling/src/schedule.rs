@@ -99,10 +99,14 @@ fn hash_prompt(cache: Option<&PrefixCache>, request: &Request<'_>, model: Option
 }
 
 /// The prompt's keys where the pool's endpoints say what they hold, and which measure that makes.
-fn measure(snapshot: &Snapshot, pool: &Pool, request: &Request<'_>, most: usize) -> (Option<KvPrompt>, KvMeasure) {
+fn measure<'a>(
+    snapshot: &Snapshot,
+    pool: &Pool,
+    request: &Request<'a>,
+    most: usize,
+) -> (Option<KvPrompt<'a>>, KvMeasure) {
     let Some(tokens) = &request.tokens else { return (None, KvMeasure::NoTokens) };
-    let slots: Vec<Slot> = pool.all_endpoints().map(|endpoint| endpoint.slot).collect();
-    let sizes = snapshot.kv.block_sizes(&slots);
+    let sizes = snapshot.block_sizes(pool);
     if sizes.is_empty() {
         return (None, KvMeasure::NoEvents);
     }
@@ -131,7 +135,7 @@ struct Asked<'a> {
     blocks: &'a [BlockHash],
     demand: Demand,
     /// The prompt as the engines' own accounts are asked of it.
-    kv: Option<&'a KvPrompt>,
+    kv: Option<&'a KvPrompt<'a>>,
     measure: Option<KvMeasure>,
     now: Moment,
 }

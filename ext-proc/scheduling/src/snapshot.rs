@@ -49,6 +49,13 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The sizes of blocks, in tokens, that engines of `pool` store, ascending ([`KvIndex::block_sizes`]).
+    #[must_use]
+    pub fn block_sizes(&self, pool: &Pool) -> Vec<u32> {
+        let slots: Vec<Slot> = pool.all_endpoints().map(|endpoint| endpoint.slot).collect();
+        self.kv.block_sizes(&slots)
+    }
+
     /// Forgets what was in the caches of the endpoint that has, or had, this slot.
     pub(crate) fn forget(&self, slot: Slot) {
         self.prefixes.forget(slot);

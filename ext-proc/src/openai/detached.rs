@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use scheduling::{Body, Prompt};
 
-use super::Parsed;
+use super::{Parsed, PromptMembers};
 
 /// What was read, without the bytes.
 #[derive(Debug)]
@@ -15,6 +15,7 @@ pub struct Detached {
     stream: bool,
     max_tokens: Option<u64>,
     pieces: Vec<Piece>,
+    members: PromptMembers,
 }
 
 #[derive(Debug)]
@@ -29,7 +30,7 @@ impl Parsed<'_> {
     /// Lets go of `bytes`, of which this was read.
     #[must_use]
     pub fn detach(self, bytes: &[u8]) -> Detached {
-        let Self { body: Body { model: name, stream, max_tokens, prompt }, model } = self;
+        let Self { body: Body { model: name, stream, max_tokens, prompt }, model, members } = self;
         let piece = |piece| match piece {
             // A borrowed piece lies inside `bytes`: the distance of their addresses is its place.
             Cow::Borrowed(piece) => {
@@ -40,11 +41,17 @@ impl Parsed<'_> {
             Cow::Owned(text) => Piece::Text(text),
         };
         let pieces = prompt.pieces.into_iter().map(piece).collect();
-        Detached { name: name.into_owned(), model, stream, max_tokens, pieces }
+        Detached { name: name.into_owned(), model, stream, max_tokens, pieces, members }
     }
 }
 
 impl Detached {
+    /// Where the prompt's members stand.
+    #[must_use]
+    pub fn members(&self) -> &PromptMembers {
+        &self.members
+    }
+
     /// What was read of `bytes`, once more.
     #[must_use]
     pub fn attach<'a>(&'a self, bytes: &'a [u8]) -> Parsed<'a> {
@@ -57,7 +64,7 @@ impl Detached {
         let prompt = Prompt { pieces: self.pieces.iter().map(piece).collect() };
         let model = Cow::Borrowed(self.name.as_str());
         let body = Body { model, stream: self.stream, max_tokens: self.max_tokens, prompt };
-        Parsed { body, model: self.model.clone() }
+        Parsed { body, model: self.model.clone(), members: self.members.clone() }
     }
 }
 

@@ -29,14 +29,14 @@ pub(super) fn preparing(shared: &Shared, head: &RequestHead, seen: Seen, body: B
     if seen != Seen::Whole || !tokens::is_wanted(&shared.fleet, head.path()) || !head.is_json() {
         return None;
     }
-    let openai::Parsed { body: content, model } = openai::parse(&body).ok()?;
+    let openai::Parsed { body: content, model, members } = openai::parse(&body).ok()?;
     let mut request = head.request(Content::Parsed(content));
     let asking = Asking::of(shared.settings.tokenizers.as_ref(), &shared.fleet, pool, &request)?;
     let content = std::mem::replace(&mut request.content, Content::Absent);
     let Content::Parsed(content) = content else { return None };
-    let read = openai::Parsed { body: content, model }.detach(&body);
+    let read = openai::Parsed { body: content, model, members }.detach(&body);
     Some(Box::pin(async move {
-        let tokens = asking.tokens(&body).await;
+        let tokens = asking.tokens(&body, Some(read.members())).await;
         Prepared { read, resolution: asking.resolution, tokens }
     }))
 }

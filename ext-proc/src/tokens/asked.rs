@@ -1,6 +1,7 @@
 //! What of a body decides about the prompt's tokens, as vLLM reads it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use minijinja::Value;
 use serde::Deserialize;
@@ -12,7 +13,7 @@ use super::Why;
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) prompt: Prompt,
-    pub(super) salt: Option<String>,
+    pub(super) salt: Option<Arc<str>>,
     /// `/tokenize` knows all fields that the body has and that matter.
     pub(super) engine_agrees: bool,
 }
@@ -36,6 +37,7 @@ pub(super) struct Chat {
     pub(super) special_tokens: bool,
 }
 
+/// Its fields are [`PROMPT_MEMBERS`](crate::openai::PROMPT_MEMBERS): a prompt that comes again is known by those.
 #[derive(Deserialize)]
 struct Body {
     prompt: Option<TextOrIds>,
@@ -50,7 +52,7 @@ struct Body {
     add_special_tokens: Option<bool>,
     truncate_prompt_tokens: Option<IgnoredAny>,
     prompt_embeds: Option<IgnoredAny>,
-    cache_salt: Option<String>,
+    cache_salt: Option<Arc<str>>,
 }
 
 #[derive(Deserialize)]
@@ -97,5 +99,49 @@ impl Asked {
         };
         // An empty salt is none, as in vLLM, which refuses it.
         Ok(Self { prompt, salt: body.cache_salt.filter(|salt| !salt.is_empty()), engine_agrees })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::de::{Deserializer, Error as _, Visitor};
+    use serde::forward_to_deserialize_any;
+
+    use super::*;
+    use crate::openai::PROMPT_MEMBERS;
+
+    /// Fails with the names of the fields that are asked for.
+    struct Names;
+
+    impl<'de> Deserializer<'de> for Names {
+        type Error = serde::de::value::Error;
+
+        fn deserialize_struct<V: Visitor<'de>>(
+            self,
+            _: &'static str,
+            fields: &'static [&'static str],
+            _: V,
+        ) -> Result<V::Value, Self::Error> {
+            let mut fields = fields.to_vec();
+            fields.sort_unstable();
+            Err(Self::Error::custom(fields.join(" ")))
+        }
+
+        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
+            Err(Self::Error::custom("not a struct"))
+        }
+
+        forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+            newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+        }
+    }
+
+    #[test]
+    fn a_request_is_known_by_every_field_that_is_read_of_it() {
+        let mut members = PROMPT_MEMBERS.to_vec();
+        members.sort_unstable();
+        let read = Body::deserialize(Names).map(|_| ()).unwrap_err();
+        assert_eq!(read.to_string(), members.join(" "));
     }
 }

@@ -46,15 +46,17 @@ fn message(message: &Value, wants_parts: bool) -> Result<Value, Why> {
         return Err(Why::Unknowable("messages of a developer"));
     }
     let mut fields: Fields = vec![("role", role.clone().into())];
-    let parts = match message.get_attr("content") {
-        Ok(content) => parts(&content)?,
-        Err(_) => Vec::new(),
-    };
-    let joined = || parts.join("\n").into();
+    let content = message.get_attr("content").unwrap_or_default();
     // Templates that want parts want one text from tools all the same, and vLLM sees to it.
+    let in_parts = wants_parts && role != "tool";
     fields.push((
         "content",
-        if wants_parts && role != "tool" { parts.iter().map(|part| text_part(part)).collect() } else { joined() },
+        match content.kind() {
+            // As it is: most prompts are long texts.
+            ValueKind::String if !in_parts => content,
+            _ if in_parts => parts(&content)?.iter().map(|part| text_part(part)).collect(),
+            _ => parts(&content)?.join("\n").into(),
+        },
     ));
     if role == "assistant" {
         let calls = given(message, "tool_calls");

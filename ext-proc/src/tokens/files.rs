@@ -1,21 +1,24 @@
 //! Tokenizers and chat templates from files, as models come: `DIR/MODEL/tokenizer.json` and beside it
 //! `tokenizer_config.json` and `chat_template.jinja`. A model's name may have slashes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
+use regex::Regex;
 use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::Tokenizer;
 use tracing::info;
 
 use super::asked::Prompt;
-use super::cache::{Cache, Key};
+use super::cache::{Blocks, Cache, Key, Known};
 use super::template::Template;
-use super::{Source, Why, chat};
+use super::{Why, chat};
+use crate::openai::PromptMembers;
 
 /// The largest file that is read, in bytes; the largest known tokenizer has 40 MB.
 const CAP: u64 = 128 << 20;
@@ -25,6 +28,9 @@ const DEPTH: usize = 3;
 
 /// Special tokens from the end of a prompt that are tried as the end of one that was seen before.
 const CUTS: usize = 16;
+
+/// The function by which templates ask for the date: the only thing that they see beside the request.
+const DATE: &str = "strftime_now";
 
 /// What is wrong with the files of `--tokenizer-dir`.
 #[derive(Debug, thiserror::Error)]
@@ -71,8 +77,10 @@ pub(super) struct Model {
     template: Option<Template>,
     /// Of several templates, the one for requests with tools.
     tool_template: Option<Template>,
-    /// Special tokens behind which the text begins anew; none where something looks across.
-    cuts: Vec<String>,
+    /// Finds the special tokens behind which the text begins anew; none where something looks across.
+    cuts: Option<Regex>,
+    /// A template asks for the date.
+    dated: bool,
     cache: Mutex<Cache>,
 }
 
@@ -215,7 +223,9 @@ impl Model {
             ));
         }
         let tokens = special_tokens(config.rest);
-        let compile = |source: &str| {
+        let mut dated = false;
+        let mut compile = |source: &str| {
+            dated |= source.contains(DATE);
             Template::new(source, &tokens).map_err(|error| content(folder, format!("the chat template: {error}")))
         };
         let (mut template, mut tool_template) = (None, None);
@@ -237,14 +247,45 @@ impl Model {
             let source = String::from_utf8(source).map_err(|error| content(&path, error.to_string()))?;
             (template, tool_template) = (Some(compile(&source)?), None);
         }
-        let cuts = if begins_anew(&json) { cuts(&tokenizer) } else { Vec::new() };
-        Ok(Self { tokenizer, template, tool_template, cuts, cache: Mutex::default() })
+        let cuts = if begins_anew(&json) { cuts(&tokenizer) } else { None };
+        Ok(Self { tokenizer, template, tool_template, cuts, dated, cache: Mutex::default() })
     }
 
-    /// The ids of a prompt. Takes as long as the prompt is long.
-    pub(super) fn ids(&self, prompt: Prompt) -> Result<(Arc<[u32]>, Source), Why> {
+    /// What a request with these members is known by, `now`.
+    pub(super) fn key(&self, body: &[u8], members: &PromptMembers, now: SystemTime) -> Key {
+        // Templates can ask for no more of the time than its day.
+        let day = || now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / (24 * 60 * 60));
+        Key::of_request(body, members, self.dated.then(day))
+    }
+
+    /// What is remembered of the request of that key, with the keys of these blocks.
+    pub(super) fn known(&self, key: Key, blocks: &Blocks) -> Option<Known> {
+        let known = self.cache.lock().get(key)?;
+        let Some(hashed) = known.hashed(blocks) else { return Some(known) };
+        self.cache.lock().put(key, &hashed);
+        Some(hashed)
+    }
+
+    /// The ids of a prompt and the keys of these blocks, remembered under `key`. Takes as long as the prompt is
+    /// long.
+    pub(super) fn tokenize(
+        &self,
+        prompt: Prompt,
+        salt: Option<Arc<str>>,
+        blocks: &Blocks,
+        key: Option<Key>,
+    ) -> Result<Known, Why> {
+        let known = Known { salt, ..Known::bare(self.ids(prompt)?) };
+        let known = known.hashed(blocks).unwrap_or(known);
+        if let Some(key) = key {
+            self.cache.lock().put(key, &known);
+        }
+        Ok(known)
+    }
+
+    fn ids(&self, prompt: Prompt) -> Result<Arc<[u32]>, Why> {
         let (text, special_tokens) = match prompt {
-            Prompt::Ids(ids) => return Ok((ids.into(), Source::Request)),
+            Prompt::Ids(ids) => return Ok(ids.into()),
             Prompt::Text { text, special_tokens } => (text, special_tokens),
             Prompt::Chat(chat) => {
                 let tools = self.tool_template.as_ref().filter(|_| chat.tools.is_some());
@@ -254,33 +295,27 @@ impl Model {
                 (chat::render(chat, template)?, special_tokens)
             }
         };
-        let whole = Key::of(&text, special_tokens);
-        if let Some(ids) = self.cache.lock().get(whole) {
-            return Ok((ids, Source::Cache));
-        }
-        let ids: Arc<[u32]> = match special_tokens {
-            true => self.encode(&text, true)?.into(),
-            false => self.encode_behind_cut(&text)?.into(),
-        };
-        self.cache.lock().put(whole, &ids);
-        Ok((ids, Source::Local))
+        let ids = if special_tokens { self.encode(&text, true)? } else { self.encode_behind_cut(&text)? };
+        Ok(ids.into())
     }
 
     /// Encodes what is new behind the last special token up to which the text was seen before.
     fn encode_behind_cut(&self, text: &str) -> Result<Vec<u32>, Why> {
-        let mut ends: Vec<usize> = self
-            .cuts
-            .iter()
-            .flat_map(|cut| text.rmatch_indices(cut.as_str()).take(CUTS).map(|(at, cut)| at + cut.len()))
-            .collect();
-        ends.sort_unstable_by(|one, other| other.cmp(one));
-        ends.truncate(CUTS);
-        let key = |end: usize| Key::of(text.get(..end).unwrap_or_default(), false);
-        let known = ends.iter().find_map(|end| Some((*end, self.cache.lock().get(key(*end))?)));
-        let (mut from, mut ids) = known.map_or((0, Vec::new()), |(end, ids)| (end, ids.to_vec()));
-        if let Some(last) = ends.first().copied().filter(|last| *last > from) {
+        let mut ends = VecDeque::with_capacity(CUTS);
+        for cut in self.cuts.iter().flat_map(|cuts| cuts.find_iter(text)) {
+            if ends.len() == CUTS {
+                ends.pop_front();
+            }
+            ends.push_back(cut.end());
+        }
+        let keys = Key::of_text(text, ends.make_contiguous());
+        let mut ends = ends.into_iter().zip(keys).rev();
+        let last = ends.next();
+        let known = last.into_iter().chain(ends).find_map(|(end, key)| Some((end, self.cache.lock().get(key)?)));
+        let (mut from, mut ids) = known.map_or((0, Vec::new()), |(end, known)| (end, known.ids.to_vec()));
+        if let Some((last, key)) = last.filter(|(last, _)| *last > from) {
             ids.extend(self.encode(text.get(from..last).unwrap_or_default(), false)?);
-            self.cache.lock().put(key(last), &ids.as_slice().into());
+            self.cache.lock().put(key, &Known::bare(ids.as_slice().into()));
             from = last;
         }
         ids.extend(self.encode(text.get(from..).unwrap_or_default(), false)?);
@@ -336,13 +371,16 @@ fn begins_anew(tokenizer: &Value) -> bool {
     same_everywhere && byte_level
 }
 
-/// Special tokens that end whatever is before them, wherever they stand.
-fn cuts(tokenizer: &Tokenizer) -> Vec<String> {
+/// Special tokens that end whatever is before them, wherever they stand; found in one pass over a text, as some
+/// tokenizers have hundreds.
+fn cuts(tokenizer: &Tokenizer) -> Option<Regex> {
     let all = tokenizer.get_added_tokens_decoder();
-    all.values()
+    let tokens: Vec<String> = all
+        .values()
         .filter(|token| token.special && !(token.lstrip || token.rstrip || token.single_word || token.normalized))
         .filter(|token| !token.content.is_empty())
         .filter(|token| all.values().filter(|other| other.content.contains(&token.content)).count() == 1)
-        .map(|token| token.content.clone())
-        .collect()
+        .map(|token| regex::escape(&token.content))
+        .collect();
+    (!tokens.is_empty()).then(|| Regex::new(&tokens.join("|")).ok()).flatten()
 }

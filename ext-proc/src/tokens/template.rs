@@ -40,6 +40,9 @@ impl Template {
         environment.set_auto_escape_callback(|_| AutoEscape::None);
         environment.set_unknown_method_callback(unknown_method_callback);
         environment.set_formatter(|output, _, value| {
+            if let Some(text) = value.as_str() {
+                return output.write_str(text).map_err(Error::from);
+            }
             let text = python::text(value).map_err(|error| Error::new(ErrorKind::InvalidOperation, error))?;
             output.write_str(&text).map_err(Error::from)
         });

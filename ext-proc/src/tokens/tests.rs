@@ -1,3 +1,4 @@
+mod again;
 mod reload;
 
 use std::fs;

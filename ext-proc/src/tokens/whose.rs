@@ -7,8 +7,9 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use scheduling::{EngineKind, Pool, PoolName, Request, Resolution};
 
-use super::{Tokenizers, Tokens};
+use super::{Blocks, Tokenizers, Tokens};
 use crate::fleet::Fleet;
+use crate::openai::PromptMembers;
 
 /// Whose tokenizer is meant.
 #[derive(Clone, Debug, Default)]
@@ -30,8 +31,8 @@ impl InTokens {
     /// As the brain wants it.
     #[must_use]
     pub fn view(&self) -> scheduling::Tokens<'_> {
-        let Tokens { ids, salt, source: _ } = &self.tokens;
-        scheduling::Tokens { ids, lora: self.lora.as_deref(), salt: salt.as_deref() }
+        let Tokens { ids, salt, keys, source: _ } = &self.tokens;
+        scheduling::Tokens { ids, lora: self.lora.as_deref(), salt: salt.as_deref(), keys }
     }
 }
 
@@ -40,7 +41,7 @@ impl InTokens {
 pub struct Asking {
     tokenizers: Arc<Tokenizers>,
     whose: Whose,
-    lora: Option<String>,
+    blocks: Blocks,
     /// The route and server that the tokens are for: the decision has to be about the same.
     pub resolution: Option<Resolution>,
 }
@@ -59,13 +60,14 @@ impl Asking {
         let pool = snapshot.pools.get(pool)?;
         let resolution = pool.routing.resolve(request, &mut SmallRng::from_os_rng()).ok()?;
         let (whose, lora) = whose(pool, request.model()?, resolution.as_ref());
-        Some(Self { tokenizers: Arc::clone(tokenizers), whose, lora, resolution })
+        let blocks = Blocks { sizes: snapshot.block_sizes(pool), lora };
+        Some(Self { tokenizers: Arc::clone(tokenizers), whose, blocks, resolution })
     }
 
-    /// The tokens, or none: the metric says why. Waits for a bounded time.
-    pub async fn tokens(&self, body: &[u8]) -> Option<InTokens> {
-        let tokens = self.tokenizers.ids(body, &self.whose).await.ok()?;
-        Some(InTokens { tokens, lora: self.lora.clone() })
+    /// The tokens of the request with this body, or none: the metric says why. Waits for a bounded time.
+    pub async fn tokens(&self, body: &[u8], members: Option<&PromptMembers>) -> Option<InTokens> {
+        let tokens = self.tokenizers.tokens(body, members, &self.whose, &self.blocks).await.ok()?;
+        Some(InTokens { tokens, lora: self.blocks.lora.clone() })
     }
 }
 

@@ -313,7 +313,7 @@ fn with_tokens<T>(tokens: Option<&[u32]>, then: impl FnOnce(&Request<'_>) -> T) 
             max_tokens: None,
             prompt: crate::Prompt { pieces },
         };
-        let tokens = tokens.map(|ids| crate::Tokens { ids, lora: None, salt: None });
+        let tokens = tokens.map(|ids| crate::Tokens { ids, lora: None, salt: None, keys: &[] });
         then(&Request {
             id: "1",
             path: "",
