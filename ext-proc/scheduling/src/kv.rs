@@ -17,6 +17,8 @@
 mod chain;
 mod event;
 mod lane;
+mod names;
+mod pieces;
 mod plane;
 mod prompt;
 mod search;

@@ -9,6 +9,14 @@
 //! tokens of a store itself and `ChainIndex` is given hashes, so that a store is shown without hashing
 //! and with it, for both.
 //!
+//! What it is about is memory, and most of it is in no cache of the processor. On a shared machine with
+//! two virtual processors and pages of 4 KB, a loop that does nothing else takes 210 ns for a row of
+//! 128 bytes that the next one depends on, and 50 ns for each of thirty-two that do not wait for each
+//! other: a look-up is some three steps of up to sixteen rows, so that one microsecond is about the least
+//! that it takes there. Of a store, the line where a block's name belongs takes 12 ns, a seventh of a
+//! row 7 ns, and to write the 32 bytes that are kept of a block 15 to 20 ns while memory is still being
+//! given out: about 35 ns a block before anything is computed.
+//!
 //! `dynamo-kv-router` is not here: version 1.6.1 asks for one exact version of tokio.
 
 mod fleet;

@@ -6,17 +6,22 @@ use foldhash::fast::FixedState;
 
 use crate::kv::chain::{self, BlockKey};
 use crate::kv::event::{Applied, EngineHash, KvEvent, Medium};
+use crate::kv::names::Names;
+use crate::kv::pieces::Pieces;
 use crate::kv::plane::Hand;
 use crate::kv::table::{Place, ROW};
 
 const NONE: u32 = u32::MAX;
 
+/// Blocks whose memory is asked for at once, ahead of the first of them: what that is fits into the nearest cache.
+const AHEAD: usize = 32 * ROW;
+
 /// Everything one rank holds, by whoever holds the pen.
 #[derive(Debug)]
 pub(super) struct Lane {
-    blocks: Vec<Block>,
+    blocks: Pieces<Block>,
     /// By the engine's name; a block may have several.
-    names: HashMap<u64, u32, FixedState>,
+    names: Names,
     /// Head of the list of unused places in `blocks`, linked by `before`.
     unused: u32,
     len: usize,
@@ -79,8 +84,8 @@ fn shift(medium: Medium) -> u32 {
 impl Default for Lane {
     fn default() -> Self {
         Self {
-            blocks: Vec::new(),
-            names: HashMap::default(),
+            blocks: Pieces::default(),
+            names: Names::default(),
             unused: NONE,
             len: 0,
             many: HashMap::default(),
@@ -115,8 +120,7 @@ impl Lane {
 
     /// What it takes, by the capacities of its collections.
     pub(super) fn bytes(&self) -> usize {
-        // One byte of control for each entry of a map, beside the entry.
-        self.blocks.capacity() * size_of::<Block>() + self.names.capacity() * 8 / 7 * (size_of::<(u64, u32)>() + 1)
+        self.blocks.bytes() + self.names.bytes()
     }
 
     /// Takes in a [`KvEvent::Stored`]; other events are none of its business.
@@ -128,7 +132,7 @@ impl Lane {
         }
         let (mut before, start) = match parent {
             None => (NONE, chain::root(*block_size, lora.as_deref(), salt.as_deref())),
-            Some(parent) => match self.names.get(&parent.0).and_then(|index| Some((*index, self.block(*index)?.key))) {
+            Some(parent) => match self.index_of(*parent).and_then(|index| Some((index, self.block(index)?.key))) {
                 Some(parent) => parent,
                 None => {
                     applied.unknown_parent += hashes.len();
@@ -141,15 +145,16 @@ impl Lane {
         let mut keys = std::mem::take(&mut self.keys);
         keys.clear();
         chain::extend(start, tokens, *block_size, &mut keys);
-        // Independent look-ups, which the processor overlaps, before those that depend on each other.
-        let known = hashes.iter().filter(|name| self.names.contains_key(&name.0)).count();
-        self.names.reserve(hashes.len() - known);
-        hand.fetch(keys.iter().skip((ROW - begin % ROW) % ROW).step_by(ROW).copied());
         for (position, (name, key)) in (begin..).zip(hashes.iter().zip(&keys)) {
+            if (position - begin).is_multiple_of(AHEAD) {
+                let ahead = hashes.iter().zip(&keys).skip(position - begin).take(AHEAD);
+                self.fetch(ahead.clone().map(|(name, _)| *name));
+                hand.fetch(ahead.map(|(_, key)| *key).skip((ROW - position % ROW) % ROW).step_by(ROW));
+            }
             if position.is_multiple_of(ROW) {
                 first = *key;
             }
-            let known = self.names.get(&name.0).copied();
+            let known = self.index_of(*name);
             if known.is_some_and(|index| self.block(index).is_some_and(|block| block.key != *key)) {
                 // The name is another block's: nothing that follows can be placed.
                 applied.malformed += hashes.len() - (position - begin);
@@ -179,6 +184,11 @@ impl Lane {
         self.keys = keys;
     }
 
+    /// Independent look-ups, which the processor overlaps, before those that depend on each other.
+    fn fetch(&self, names: impl Iterator<Item = EngineHash>) {
+        std::hint::black_box(names.fold(0, |wanted, name| wanted ^ self.names.fetch(name.0)));
+    }
+
     /// Takes in a [`KvEvent::Removed`].
     pub(super) fn remove(
         &mut self,
@@ -187,14 +197,17 @@ impl Lane {
         medium: Option<Medium>,
         applied: &mut Applied,
     ) {
-        let known = hashes.iter().filter_map(|name| self.block(*self.names.get(&name.0)?));
-        hand.fetch(known.map(|block| self.place(block).first));
-        for hash in hashes {
-            let index = self.names.get(&hash.0).copied().unwrap_or(NONE);
-            if self.remove_copy(hand, index, medium) {
-                applied.removed += 1;
-            } else {
-                applied.unknown_removed += 1;
+        for hashes in hashes.chunks(AHEAD) {
+            self.fetch(hashes.iter().copied());
+            let known = hashes.iter().filter_map(|name| self.block(self.index_of(*name)?));
+            hand.fetch(known.map(|block| self.place(block).first));
+            for hash in hashes {
+                let index = self.index_of(*hash).unwrap_or(NONE);
+                if self.remove_copy(hand, index, medium) {
+                    applied.removed += 1;
+                } else {
+                    applied.unknown_removed += 1;
+                }
             }
         }
     }
@@ -210,7 +223,7 @@ impl Lane {
         let position = u32::try_from(place.position).unwrap_or(NONE);
         let block = Block { key, name: name.0, before, after: 0, position, copies: 0 };
         let mut index = self.unused;
-        if let Some(unused) = self.blocks.get_mut(index as usize) {
+        if let Some(unused) = self.blocks.get_mut(index) {
             self.unused = unused.before;
             *unused = block;
         } else {
@@ -221,7 +234,7 @@ impl Lane {
         if let Some(twins) = &mut self.twins {
             twins.by_key.insert(key.0, index);
         }
-        if let Some(before) = self.blocks.get_mut(before as usize) {
+        if let Some(before) = self.blocks.get_mut(before) {
             before.after += 1;
         }
         self.len += 1;
@@ -232,7 +245,7 @@ impl Lane {
     fn twin(&mut self, name: EngineHash, key: BlockKey) -> Option<u32> {
         let blocks = &self.blocks;
         let twins = self.twins.get_or_insert_with(|| {
-            let all = (0..).zip(blocks).filter(|(_, block)| block.is_held() || block.after > 0);
+            let all = (0..).zip(blocks.iter()).filter(|(_, block)| block.is_held() || block.after > 0);
             Box::new(Twins { by_key: all.map(|(index, block)| (block.key.0, index)).collect(), ..Twins::default() })
         });
         let index = *twins.by_key.get(&key.0)?;
@@ -242,7 +255,7 @@ impl Lane {
     }
 
     fn add_copy(&mut self, hand: &mut Hand<'_>, index: u32, medium: Medium, new: bool) {
-        let Some(block) = self.blocks.get_mut(index as usize) else { return };
+        let Some(block) = self.blocks.get_mut(index) else { return };
         let before = if new { Some(Medium::Gpu) } else { block.medium() };
         if block.copies(medium) < MOST {
             block.copies += 1 << shift(medium);
@@ -257,7 +270,7 @@ impl Lane {
 
     /// Whether there was such a copy.
     fn remove_copy(&mut self, hand: &mut Hand<'_>, index: u32, medium: Option<Medium>) -> bool {
-        let Some(block) = self.blocks.get_mut(index as usize) else { return false };
+        let Some(block) = self.blocks.get_mut(index) else { return false };
         let before = block.medium();
         let Some(medium) = medium.or(before) else { return false };
         if block.copies(medium) == 0 {
@@ -288,22 +301,24 @@ impl Lane {
             if let Some(block) = self.block(index) {
                 hand.hide(self.place(block));
             }
-            let Some(block) = self.blocks.get_mut(index as usize) else { return };
+            self.names.remove(name, is_named(&self.blocks, self.twins.as_deref(), name));
+            let further = self.twins.as_ref().and_then(|twins| twins.names.get(&index).cloned());
+            for name in further.into_iter().flatten() {
+                self.names.remove(name, is_named(&self.blocks, self.twins.as_deref(), name));
+            }
+            if let Some(twins) = &mut self.twins {
+                twins.by_key.remove(&key.0);
+                twins.names.remove(&index);
+            }
+            let Some(block) = self.blocks.get_mut(index) else { return };
             block.copies = 0;
             block.before = self.unused;
             self.unused = index;
             self.len -= 1;
-            self.names.remove(&name);
-            if let Some(twins) = &mut self.twins {
-                twins.by_key.remove(&key.0);
-                for name in twins.names.remove(&index).into_iter().flatten() {
-                    self.names.remove(&name);
-                }
-            }
             if !self.many.is_empty() {
                 self.many.retain(|(block, _), _| *block != index);
             }
-            let Some(parent) = self.blocks.get_mut(before as usize) else { return };
+            let Some(parent) = self.blocks.get_mut(before) else { return };
             parent.after -= 1;
             if parent.after > 0 || parent.is_held() {
                 return;
@@ -333,6 +348,20 @@ impl Lane {
     }
 
     fn block(&self, index: u32) -> Option<&Block> {
-        self.blocks.get(index as usize)
+        self.blocks.get(index)
     }
+
+    /// The block of that name.
+    #[inline]
+    fn index_of(&self, name: EngineHash) -> Option<u32> {
+        self.names.get(name.0, is_named(&self.blocks, self.twins.as_deref(), name.0))
+    }
+}
+
+/// Whether a block has the name, its own or a further one.
+fn is_named<'a>(blocks: &'a Pieces<Block>, twins: Option<&'a Twins>, name: u64) -> impl Fn(u32) -> bool + 'a {
+    let further = move |index: u32| {
+        twins.and_then(|twins| twins.names.get(&index)).is_some_and(|further| further.contains(&name))
+    };
+    move |index| blocks.get(index).is_some_and(|block| block.name == name) || further(index)
 }

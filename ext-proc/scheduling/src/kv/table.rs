@@ -63,11 +63,11 @@ fn shard(first: BlockKey) -> usize {
     (first.0 >> 58) as usize
 }
 
-/// Open addressing over rows with linear probing; tags are hashes already.
-#[derive(Debug)]
+/// Open addressing over rows with linear probing; tags are hashes already. A copy is the same table.
+#[derive(Clone, Debug)]
 struct Table {
     /// A power of two of them, at least a quarter of them unused.
-    rows: Box<[Row]>,
+    rows: Arc<[Row]>,
 }
 
 /// Where a block is, or would be.
@@ -84,6 +84,17 @@ enum Found<'a> {
 impl Table {
     fn new(rows: usize) -> Self {
         Self { rows: (0..rows).map(|_| Row::default()).collect() }
+    }
+
+    /// Reads both ends of the row where the search for that tag begins, and of the next one what tells whose it is,
+    /// whatever is there.
+    #[inline]
+    fn fetch(&self, tag: BlockKey) -> u64 {
+        let mask = self.rows.len().wrapping_sub(1);
+        let row = |step: usize| self.rows.get((tag.0 as usize).wrapping_add(step) & mask);
+        let (own, next) = (row(0), row(1));
+        own.map_or(0, |row| row.tag.load(Ordering::Relaxed) ^ row.first.load(Ordering::Relaxed))
+            ^ next.map_or(0, |row| row.tag.load(Ordering::Relaxed))
     }
 
     /// The row of that tag, or the one that is free for it, and which of the two.
@@ -153,18 +164,14 @@ impl Found<'_> {
 
 /// A plane's tables at one moment, for readers.
 #[derive(Clone, Debug)]
-pub(super) struct Tables(Vec<Arc<Table>>);
+pub(super) struct Tables(Vec<Table>);
 
 impl Tables {
     /// Has the memory bring what [`Tables::lanes`] will want of a row that begins with this key. What it
     /// answers is of no use but to be needed: no branch hangs on it, so that several are under way at once.
     #[inline]
     pub(super) fn fetch(&self, first: BlockKey) -> u64 {
-        let row = |table: &Arc<Table>| {
-            let row = table.rows.get(first.0 as usize & table.rows.len().wrapping_sub(1))?;
-            Some(row.tag.load(Ordering::Relaxed) ^ row.first.load(Ordering::Relaxed))
-        };
-        self.0.get(shard(first)).and_then(row).unwrap_or_default()
+        self.0.get(shard(first)).map_or(0, |table| table.fetch(first))
     }
 
     /// The lanes that hold the block.
@@ -185,7 +192,7 @@ pub(super) struct Writing {
 
 #[derive(Debug)]
 struct Shard {
-    table: Arc<Table>,
+    table: Table,
     /// Rows with a tag.
     used: usize,
     /// Cells with a lane.
@@ -202,22 +209,19 @@ pub(super) struct Set {
 
 impl Writing {
     pub(super) fn new() -> Self {
-        let shard = |_| Shard { table: Arc::new(Table::new(LEAST)), used: 0, live: 0 };
+        let shard = |_| Shard { table: Table::new(LEAST), used: 0, live: 0 };
         Self { shards: (0..SHARDS).map(shard).collect() }
     }
 
     pub(super) fn tables(&self) -> Tables {
-        Tables(self.shards.iter().map(|shard| Arc::clone(&shard.table)).collect())
+        Tables(self.shards.iter().map(|shard| shard.table.clone()).collect())
     }
 
     /// Looks where blocks of rows that begin with these are, so that the memory is on its way for all of
     /// them when it is needed for the first.
     pub(super) fn fetch(&self, first: impl Iterator<Item = BlockKey>) {
-        let row = |key: BlockKey| {
-            let place = Place { first: key, position: 0, key };
-            self.shards.get(place.shard())?.table.row(key.0).map(|(_, exists)| usize::from(exists))
-        };
-        std::hint::black_box(first.filter_map(row).sum::<usize>());
+        let wanted = |key: BlockKey| self.shards.get(shard(key)).map_or(0, |shard| shard.table.fetch(key));
+        std::hint::black_box(first.fold(0, |all, key| all ^ wanted(key)));
     }
 
     /// Adds the lanes of `bit` to the block's.
@@ -301,6 +305,6 @@ impl Shard {
                 }
             }
         }
-        self.table = Arc::new(table);
+        self.table = table;
     }
 }
