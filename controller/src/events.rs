@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 use std::time::Duration;
 
+use controller_api::v1alpha1::model_server::ModelServer;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event as ApiEvent;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
@@ -21,8 +22,10 @@ use tracing::debug;
 
 use crate::limiter::Limiter;
 
-/// Who reports: Kthena's name.
+/// Who reports on workloads: Kthena's name.
 const REPORTER: &str = "modelserving-controller";
+/// Who reports on ModelServers and ModelRoutes: the controller `networking`.
+const NETWORKING_REPORTER: &str = "networking-controller";
 /// Events that wait to be written.
 const QUEUE: usize = 512;
 /// Events a second, and at once.
@@ -116,6 +119,12 @@ impl Events {
     }
 }
 
+/// Who reports on objects of an API version.
+fn reporter(api_version: &str) -> &'static str {
+    let group = api_version.split('/').next();
+    if group == Some(&*ModelServer::group(&())) { NETWORKING_REPORTER } else { REPORTER }
+}
+
 impl Recorder {
     /// Writes events until nobody can hand in any more.
     pub async fn run(mut self) {
@@ -176,7 +185,7 @@ impl Recorder {
                 uid: Some(notice.uid.clone()),
                 ..ObjectReference::default()
             }),
-            reporting_controller: Some(REPORTER.to_owned()),
+            reporting_controller: Some(reporter(&notice.api_version).to_owned()),
             reporting_instance: Some(self.instance.clone()),
             type_: Some(if notice.warning { "Warning" } else { "Normal" }.to_owned()),
             ..ApiEvent::default()
