@@ -19,6 +19,7 @@ use controller_api::v1alpha1::model_server::ModelServer;
 use k8s_openapi::api::core::v1::Service;
 use kube::Resource;
 use parking_lot::Mutex;
+use planning::attachment::picker_service;
 use planning::attachment::selection::concerns;
 
 use crate::observe::store::{Asked, Key, Objects, Read, Told};
@@ -37,6 +38,8 @@ pub struct Attachments {
     pools: Mutex<Objects<InferencePool>>,
     http_routes: Mutex<Objects<HttpRoute>>,
     pickers: Mutex<Objects<Service>>,
+    /// Of single pools.
+    services: Mutex<Objects<Service>>,
     endpoints: Mutex<Endpoints>,
     /// The cluster has InferencePools, HTTPRoutes.
     has_pools: AtomicBool,
@@ -107,6 +110,14 @@ impl Attachments {
     pub fn tell_pickers(&self, told: Told<Tolerant<Service>>) {
         let keys = self.pickers.lock().tell(told);
         self.wake_servers_of(&keys);
+    }
+
+    /// Takes what the watch of single pools' Services told.
+    pub fn tell_services(&self, told: Told<Tolerant<Service>>) {
+        let keys = self.services.lock().tell(told);
+        let servers = self.servers.lock();
+        let owners = keys.iter().filter_map(|key| Some(Key::new(&key.namespace, picker_service::pool(&key.name)?)));
+        self.server_queue.wake(owners.filter(|key| servers.get(key).is_some()));
     }
 
     /// Takes what the watch of a namespace's pods told.

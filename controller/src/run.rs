@@ -50,7 +50,7 @@ use crate::webhook;
 const DRAIN: Duration = Duration::from_secs(20);
 
 /// What must be listed before the first pass.
-const WATCHED: [&str; 5] = ["ModelServing", "Pod", "Service", "ControllerRevision", "PodGroup"];
+const WATCHED: &[&str] = &["ModelServing", "Pod", "Service", "ControllerRevision", "PodGroup"];
 
 /// The whole process, from the command line to its end. What cannot be started, or ended before it should, is said on
 /// standard error.
@@ -199,7 +199,7 @@ impl Operator {
         let metrics = Arc::new(Metrics::new(Arc::clone(&store), Arc::clone(&queue), Arc::clone(&attachments)));
         let (own, others_watched) =
             (serves.then_some(WATCHED), attaches.is_some().then_some(attachment::watch::WATCHED));
-        let wanted: Vec<&'static str> = own.into_iter().chain(others_watched).flatten().collect();
+        let wanted: Vec<&'static str> = own.into_iter().chain(others_watched).flatten().copied().collect();
         let readiness = Arc::new(Readiness::new(&wanted));
         // Of its own: writes do not wait for it.
         let called = webhook.iter().map(|_| "webhook").chain(extension.iter().map(|_| extension::POOLS));
@@ -340,6 +340,7 @@ fn watch_attachments(tasks: &mut Tasks, observer: &Observer, settings: &Settings
     tasks.spawn("watch ModelRoutes", endless(observer.clone().model_routes()));
     tasks.spawn("watch endpoints", endless(observer.clone().endpoints()));
     tasks.spawn("watch pickers", endless(observer.clone().pickers(settings.picker_service.clone())));
+    tasks.spawn("watch pools' services", endless(observer.clone().pool_services()));
     let (sender, receiver) = watch::channel(Known::Nothing);
     let finder = discovery::follow(observer.client.clone(), discovery::INFERENCE_POOLS, sender);
     tasks.spawn("find InferencePools", endless(finder));

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use controller_api::inference_pool::InferencePool;
 use controller_api::v1alpha1::model_server::ModelServer;
+use k8s_openapi::api::core::v1::Service;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use tests::cluster::kubelet::Fate;
@@ -41,9 +42,22 @@ async fn a_pool_follows_its_server_and_goes_with_it() -> Result<()> {
     assert_eq!(pool.status, None, "the status is the gateway's");
     wait_server(&stage, "llm", "ResolvedRefs", "False/PickerNotFound").await?;
     create_picker(&stage.namespace).await?;
+    let service: Service = wait_for(&stage, "llm-epp").await?;
+    assert_eq!(service.spec.and_then(|spec| spec.selector), Some([("app".to_owned(), "picker".to_owned())].into()));
+    assert_eq!(pool.spec.endpoint_picker_ref.as_ref().map(|picker| picker.name.as_str()), Some("llm-epp"));
     wait_server(&stage, "llm", "EndpointsReady", "False/NoEndpoints").await?;
     create_pod(&stage.namespace, "llm-0", json!({"app": "llm"})).await?;
     wait_server(&stage, "llm", "Ready", "True/AsSpecified").await?;
+
+    // It follows the picker's, and comes back.
+    change::<Service>(&stage, "kthena-ext-proc", json!({"spec": {"selector": {"app": "picker-2"}}})).await?;
+    poll::until("the picker's other pods", SOON, async || {
+        let selector = stage.namespace.api::<Service>().get("llm-epp").await.ok()?.spec?.selector?;
+        (selector.get("app").map(String::as_str) == Some("picker-2")).then_some(())
+    })
+    .await?;
+    stage.namespace.api::<Service>().delete("llm-epp", &DeleteParams::default()).await?;
+    wait_for::<Service>(&stage, "llm-epp").await?;
 
     change::<ModelServer>(&stage, "llm", json!({"spec": {"workloadPort": {"port": 8100}}})).await?;
     wait_pool(&stage, "llm", "/targetPorts", json!([{"number": 8100}])).await?;
@@ -63,7 +77,23 @@ async fn a_pool_follows_its_server_and_goes_with_it() -> Result<()> {
     })
     .await?;
     stage.namespace.api::<ModelServer>().delete("llm", &DeleteParams::default()).await?;
-    wait_gone::<InferencePool>(&stage, "llm").await
+    wait_gone::<InferencePool>(&stage, "llm").await?;
+    wait_gone::<Service>(&stage, "llm-epp").await
+}
+
+#[tokio::test]
+async fn somebody_elses_service_of_a_pools_name_is_left_as_it_is() -> Result<()> {
+    let stage = Stage::new("service-clash").await?;
+    let spec = json!({"selector": {"app": "theirs"}, "ports": [{"port": 80}]});
+    let theirs: Service = create(&stage.namespace, "llm-epp", json!({"spec": spec})).await?;
+    create_picker(&stage.namespace).await?;
+    create_server(&stage.namespace, "llm", "llm").await?;
+    let said = wait_server(&stage, "llm", "ResolvedRefs", "False/PickerNotFound").await?;
+    assert!(said.contains("llm-epp of the picker has no port 9002"), "{said}");
+    stage.writes_nothing().await?;
+    let found: Service = wait_for(&stage, "llm-epp").await?;
+    assert_eq!(found.metadata.resource_version, theirs.metadata.resource_version);
+    Ok(())
 }
 
 #[tokio::test]

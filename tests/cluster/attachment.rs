@@ -171,6 +171,7 @@ async fn the_example_of_a_kthena_user_becomes_what_its_folder_says() -> Result<(
     const GIVEN: &str = include_str!("../../gateway-api-examples/modelroute-from-kthena/given.yaml");
     const MADE: &str = include_str!("../../gateway-api-examples/modelroute-from-kthena/made.yaml");
     let stage = Stage::new("example").await?;
+    create_picker(&stage.namespace).await?;
     for document in GIVEN.split("\n---\n") {
         let mut object: DynamicObject = serde_saphyr::from_str(document)?;
         let types = object.types.clone().context("an object has a kind")?;
@@ -191,6 +192,9 @@ async fn the_example_of_a_kthena_user_becomes_what_its_folder_says() -> Result<(
             _ => serde_json::to_value(wait_for::<HttpRoute>(&stage, name).await?)?,
         };
         assert_eq!(found["spec"], expected["spec"], "{name}");
+    }
+    for pool in ["assistant-7b", "assistant-72b"] {
+        wait_for::<Service>(&stage, &format!("{pool}-epp")).await?;
     }
     wait_route(&stage, "assistant", "Ready", "True/AsSpecified").await?;
     wait_server(&stage, "assistant-7b", "Accepted", "True/Accepted").await?;

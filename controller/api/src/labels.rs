@@ -35,6 +35,8 @@ pub const TIER_NAMES: &str = "modelserving.volcano.sh/tier-names";
 /// Annotation of a pod: its task within the gang.
 pub const GANG_TASK: &str = "volcano.sh/task-spec";
 
+/// The picker's Service, on the Service of a single pool that leads to the same pods.
+pub const PICKER_SERVICE: &str = "networking.serving.volcano.sh/picker-service";
 /// Annotation of a ModelServer: `FailOpen` or `FailClose`, in place of the operator's flag.
 pub const FAILURE_MODE: &str = "networking.serving.volcano.sh/failure-mode";
 /// Annotation of a ModelServer: how many ports each pod serves, from `workloadPort.port` upwards; 1 to 8.

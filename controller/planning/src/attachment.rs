@@ -13,6 +13,7 @@ mod matches;
 pub mod model_route;
 pub mod model_server;
 mod order;
+pub mod picker_service;
 pub mod selection;
 
 use std::cmp::Ordering;
@@ -24,7 +25,7 @@ use kube::Resource;
 /// What the operator's flags say of every pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The Service of the picker, in each pool's namespace.
+    /// The Service of the picker, in each pool's namespace: each pool gets one of its own that leads to the same pods.
     pub picker_service: String,
     /// The port of that Service.
     pub picker_port: u16,

@@ -7,11 +7,13 @@ use std::time::Instant;
 
 use controller_api::inference_pool::InferencePool;
 use controller_api::v1alpha1::model_server::ModelServer;
+use k8s_openapi::api::core::v1::Service;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Resource};
 use parking_lot::Mutex;
 use planning::attachment::Settings;
 use planning::attachment::model_server::{Answer, Around, answer};
+use planning::attachment::picker_service;
 use serde_json::json;
 use tracing::warn;
 
@@ -60,19 +62,22 @@ impl Passes for Servers {
         let nameless = || InferencePool::new("", Default::default());
         let pool = known.pools.lock().get(key).map(|read| named(read, nameless, key));
         let service = Key::new(&key.namespace, &self.settings.picker_service);
-        let picker = known.pickers.lock().get(&service).map(|read| match read {
-            Read::Good(service) => {
-                let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
-                ports.filter_map(|port| u16::try_from(port.port).ok()).collect()
-            }
-            Read::Bad { .. } => Vec::new(),
-        });
+        let picker = known.pickers.lock().get(&service).map(|read| named(read, Service::default, &service));
+        let service = match picker_service::name(&key.name).filter(|_| picker.is_some()) {
+            Some(own) => self.service(&Key::new(&key.namespace, &own)).await,
+            None => Ok(None),
+        };
+        let service = match service {
+            Ok(service) => service,
+            Err(failure) => return outcome(&self.events, key, &*server, Err(failure)),
+        };
         let around = Around {
             settings: &self.settings,
             servers: &servers,
             pools: known.has_pools.load(Ordering::Relaxed),
             pool: pool.as_deref(),
             picker: picker.as_deref(),
+            service: service.as_deref(),
             pods: &pods,
         };
         let answer = answer(&server, around, jiff::Timestamp::now());
@@ -82,29 +87,54 @@ impl Passes for Servers {
         if !answer.urgent
             && answer.apply.is_none()
             && answer.delete.is_none()
+            && answer.service.is_none()
+            && answer.retire.is_none()
             && let Some(left) = left_to_settle(&self.written, key)
         {
             return Outcome::After(left);
         }
-        let written = self.write(key, &server, pool.as_deref(), answer).await;
+        let written = self.write(key, &server, pool.as_deref(), service.as_deref(), answer).await;
         outcome(&self.events, key, &*server, written)
     }
 }
 
 impl Servers {
+    /// The Service of this name. Only our own are watched, and server-side apply would take over somebody's new object
+    /// without a word.
+    async fn service(&self, key: &Key) -> Result<Option<Arc<Service>>, Failure> {
+        if let Some(read) = self.attachments.services.lock().get(key) {
+            return Ok(Some(named(read, Service::default, key)));
+        }
+        let services: Api<Service> = Api::namespaced(self.cluster.client(), &key.namespace);
+        Ok(self.cluster.get(&services, "Service", &key.name).await?.map(Arc::new))
+    }
+
     async fn write(
         &self,
         key: &Key,
         server: &ModelServer,
         pool: Option<&InferencePool>,
+        service: Option<&Service>,
         answer: Answer,
     ) -> Result<(), Failure> {
-        let Answer { apply, delete, status, urgent: _, events } = answer;
+        let Answer { apply, delete, service: wanted, retire, status, urgent: _, events } = answer;
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let pools: Api<InferencePool> = Api::namespaced(self.cluster.client(), &key.namespace);
         if let Some(uid) = delete {
             self.cluster.delete_owned(&pools, "InferencePool", &key.name, &uid).await?;
             self.attachments.pools.lock().lost(key, &uid);
+        }
+        let services: Api<Service> = Api::namespaced(self.cluster.client(), &key.namespace);
+        if let Some((name, uid)) = retire {
+            self.cluster.delete_owned(&services, "Service", &name, &uid).await?;
+            self.attachments.services.lock().lost(&Key::new(&key.namespace, &name), &uid);
+        }
+        if let Some(mut wanted) = wanted {
+            let name = wanted.metadata.name.clone().unwrap_or_default();
+            wanted.metadata.uid = service.and_then(|service| service.metadata.uid.clone());
+            let body = Patch::Apply(&wanted);
+            let applied = self.cluster.write("apply", "Service", &name, services.patch(&name, &params, &body)).await?;
+            self.attachments.services.lock().wrote(applied);
         }
         if let Some(mut wanted) = apply {
             // Server-side apply would take over somebody's new object without a word.

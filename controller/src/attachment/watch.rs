@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use controller_api::http_route::HttpRoute;
 use controller_api::inference_pool::InferencePool;
+use controller_api::labels;
 use controller_api::v1alpha1::model_route::ModelRoute;
 use controller_api::v1alpha1::model_server::ModelServer;
 use futures_util::StreamExt;
@@ -21,7 +22,8 @@ use crate::observe::Observer;
 use crate::observe::tolerant::Tolerant;
 
 /// What must be listed before the first pass; kinds that the cluster does not have count as listed.
-pub const WATCHED: [&str; 5] = ["ModelServer", "ModelRoute", "InferencePool", "HTTPRoute", "PickerService"];
+pub const WATCHED: &[&str] =
+    &["ModelServer", "ModelRoute", "InferencePool", "HTTPRoute", "PickerService", "PoolService"];
 
 impl Observer {
     /// Watches the ModelServers. Never ends.
@@ -41,6 +43,13 @@ impl Observer {
         let api = Api::<Tolerant<Service>>::all(self.client.clone());
         let config = Config::default().fields(&format!("metadata.name={name}"));
         self.follow(api, "PickerService", config, |told| self.attachments.tell_pickers(told)).await;
+    }
+
+    /// Watches the Services that we made for single pools. Never ends.
+    pub async fn pool_services(self) {
+        let api = Api::<Tolerant<Service>>::all(self.client.clone());
+        let config = Config::default().labels(labels::PICKER_SERVICE);
+        self.follow(api, "PoolService", config, |told| self.attachments.tell_services(told)).await;
     }
 
     /// Watches the InferencePools while the cluster has them.

@@ -13,8 +13,9 @@ use super::model_server::pool_of;
 /// The share of a target without a weight.
 const WEIGHT: u32 = 100;
 
-/// One for each pool, with the sum of its ModelServers' weights, in the order of the rule: within a pool the picker
-/// weighs. A ModelServer that is not there yet keeps its share, as the Gateway API wants it.
+/// One for each pool, with the sum of its ModelServers' weights: within a pool the picker weighs. A ModelServer that is
+/// not there yet keeps its share, as the Gateway API wants it. The heaviest is last: of a rule's pools Istio (1.31) asks
+/// the picker of the last alone, and chooses by itself in the others.
 pub(super) fn backends(rule: &Rule, servers: &[Arc<ModelServer>]) -> Vec<BackendRef> {
     let mut backends: Vec<BackendRef> = Vec::new();
     for target in &rule.target_models {
@@ -31,6 +32,7 @@ pub(super) fn backends(rule: &Rule, servers: &[Arc<ModelServer>]) -> Vec<Backend
             }),
         }
     }
+    backends.sort_by_key(|backend| backend.weight);
     backends
 }
 

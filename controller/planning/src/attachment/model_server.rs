@@ -9,10 +9,11 @@ use controller_api::inference_pool::{
 use controller_api::v1alpha1::model_server::{ModelServer, ModelServerStatus, PdGroup, Protocol};
 use controller_api::{conditions as words, labels};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Service;
 
 use super::conditions::{Verdict, conditions, events, list, says_the_same};
 use super::selection::{PodEndpoint, Selection, concerns, holds};
-use super::{Ownership, Settings, is_alive, owned, ownership, precedence};
+use super::{Ownership, Settings, is_alive, owned, ownership, picker_service, precedence};
 use crate::plan::Event;
 
 /// What a ModelServer's InferencePool and status depend on.
@@ -26,8 +27,10 @@ pub struct Around<'a> {
     pub pools: bool,
     /// The InferencePool of its name.
     pub pool: Option<&'a InferencePool>,
-    /// The ports of the picker's Service in its namespace; nothing without the Service.
-    pub picker: Option<&'a [u16]>,
+    /// The picker's Service in its namespace.
+    pub picker: Option<&'a Service>,
+    /// The Service of the name that [its pool's](picker_service::name) has.
+    pub service: Option<&'a Service>,
     /// The pods of its namespace.
     pub pods: &'a [Arc<PodEndpoint>],
 }
@@ -39,6 +42,10 @@ pub struct Answer {
     pub apply: Option<Box<InferencePool>>,
     /// The UID of the InferencePool of its name, which is deleted.
     pub delete: Option<String>,
+    /// The Service by which gateways call the picker for its pool: applied before the pool.
+    pub service: Option<Box<Service>>,
+    /// Name and UID of that Service, which is deleted after the pool.
+    pub retire: Option<(String, String)>,
     /// The whole status.
     pub status: Option<Box<ModelServerStatus>>,
     /// Whether somebody may wait for the status: more than counts changed.
@@ -73,8 +80,11 @@ pub fn answer(server: &ModelServer, around: Around<'_>, now: Timestamp) -> Answe
         Some(counts) => counts.verdict(server, around),
         None => Verdict::no(words::NO_ENDPOINTS, "no pod is selected".to_owned()),
     };
-    let verdicts =
-        [(words::ACCEPTED, accepted), (words::RESOLVED_REFS, resolve(around)), (words::ENDPOINTS_READY, endpoints)];
+    let verdicts = [
+        (words::ACCEPTED, accepted),
+        (words::RESOLVED_REFS, resolve(server, around)),
+        (words::ENDPOINTS_READY, endpoints),
+    ];
     let none = ModelServerStatus::default();
     let before = server.status.as_ref().unwrap_or(&none);
     let generation = server.metadata.generation.unwrap_or_default();
@@ -119,6 +129,7 @@ fn accept(
         if whose == Some(Ownership::Ours) {
             answer.delete = around.pool.and_then(|pool| pool.metadata.uid.clone());
         }
+        picker_service::retire(server, around, answer);
         let message = format!(
             "the older ModelServer {holder} selects the same pods on the same port: its InferencePool serves for both"
         );
@@ -138,7 +149,8 @@ fn accept(
         }
         Some(Ownership::Ours) | None => {}
     }
-    let spec = pool_spec(selection, failure_mode, around.settings);
+    picker_service::settle(server, around, answer);
+    let spec = pool_spec(selection, failure_mode, picker_service::service_of(server, around), around.settings);
     if around.pool.is_none_or(|pool| pool.spec != spec && is_alive(&pool.metadata)) {
         let metadata = owned::<ModelServer>(&server.metadata, name.to_owned());
         answer.apply = Some(Box::new(InferencePool { metadata, spec, status: None }));
@@ -161,7 +173,12 @@ fn failure_mode(server: &ModelServer, around: Around<'_>) -> Result<FailureMode,
 }
 
 /// With every default written out, so that it compares with what the API server keeps.
-fn pool_spec(selection: &Selection, failure_mode: FailureMode, settings: &Settings) -> InferencePoolSpec {
+fn pool_spec(
+    selection: &Selection,
+    failure_mode: FailureMode,
+    service: String,
+    settings: &Settings,
+) -> InferencePoolSpec {
     InferencePoolSpec {
         selector: LabelSelector { match_labels: selection.labels.clone() },
         target_ports: selection.ports.iter().map(|port| Port { number: *port }).collect(),
@@ -169,30 +186,40 @@ fn pool_spec(selection: &Selection, failure_mode: FailureMode, settings: &Settin
         endpoint_picker_ref: Some(EndpointPickerRef {
             group: Some(String::new()),
             kind: Some("Service".to_owned()),
-            name: settings.picker_service.clone(),
+            name: service,
             port: Some(Port { number: settings.picker_port }),
             failure_mode: Some(failure_mode),
         }),
     }
 }
 
-fn resolve(around: Around<'_>) -> Verdict {
+fn resolve(server: &ModelServer, around: Around<'_>) -> Verdict {
     let Settings { picker_service, picker_port, failure_mode: _ } = around.settings;
-    match around.picker {
-        Some(ports) if ports.contains(picker_port) => {
-            Verdict::yes(words::RESOLVED_REFS, format!("the Service {picker_service} of the picker is there"))
-        }
-        Some(_) => {
-            let message = format!("the Service {picker_service} of the picker has no port {picker_port}");
-            Verdict::no(words::PICKER_NOT_FOUND, message)
-        }
-        None => {
-            let message = format!(
-                "this namespace has no Service {picker_service} of a picker: an InferencePool can name none elsewhere"
-            );
-            Verdict::no(words::PICKER_NOT_FOUND, message)
+    let Some(picker) = around.picker else {
+        let message = format!(
+            "this namespace has no Service {picker_service} of a picker: an InferencePool can name none elsewhere"
+        );
+        return Verdict::no(words::PICKER_NOT_FOUND, message);
+    };
+    let own = picker_service::service_of(server, around);
+    let foreign = around.service.filter(|found| {
+        own != *picker_service && ownership::<ModelServer>(&server.metadata, &found.metadata) != Ownership::Ours
+    });
+    for (service, name) in [(Some(picker), picker_service), (foreign, &own)] {
+        if service.is_some_and(|service| picker_service::port(service, around.settings).is_none()) {
+            let message = format!("the Service {name} of the picker has no port {picker_port}");
+            return Verdict::no(words::PICKER_NOT_FOUND, message);
         }
     }
+    let message = match foreign {
+        Some(_) => format!("the Service {own}, which somebody else made, leads to a picker"),
+        None if own == *picker_service => format!(
+            "the Service {picker_service} of the picker is there; it can serve one such pool, because a gateway does \
+             not say for which it asks"
+        ),
+        None => format!("the Service {picker_service} of the picker is there"),
+    };
+    Verdict::yes(words::RESOLVED_REFS, message)
 }
 
 /// Endpoints of one kind.

@@ -83,8 +83,8 @@ impl Asked for HttpRoute {
 
 impl Asked for Service {
     fn says_the_same(&self, other: &Self) -> bool {
-        let ports = |service: &Self| service.spec.as_ref().and_then(|spec| spec.ports.clone());
-        ports(self) == ports(other)
+        let told = |service: &Self| service.spec.as_ref().map(|spec| (spec.ports.clone(), spec.selector.clone()));
+        told(self) == told(other)
     }
 }
 

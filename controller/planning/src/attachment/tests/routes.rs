@@ -69,8 +69,8 @@ fn a_route_becomes_an_http_route_of_its_name() {
                         ],
                     }],
                     "backendRefs": [
-                        {"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": "blue", "weight": 90},
                         {"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": "green", "weight": 10},
+                        {"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": "blue", "weight": 90},
                     ],
                     "timeouts": {"request": "0s"},
                 }],
@@ -209,7 +209,7 @@ fn servers_that_share_a_pool_share_its_weight_and_one_that_is_missing_keeps_its_
     ]}]);
     let servers = [server("blue", 1, &json!({"app": "b"})), server("azure", 2, &json!({"app": "b"}))];
     let answer = ask_with(&route("llm", 1, "llm", &rules), &[], &servers, &[]);
-    assert_eq!(brief(&answer.apply[0]), ["llm | PathPrefix / |  -> blue*90 gone*10"]);
+    assert_eq!(brief(&answer.apply[0]), ["llm | PathPrefix / |  -> gone*10 blue*90"]);
     let conditions = answer.status.unwrap().conditions;
     assert_eq!(say(&conditions)[1], "ResolvedRefs=False/ModelServerNotFound");
     assert!(message(&conditions, "ResolvedRefs").ends_with(": gone"));

@@ -1,5 +1,6 @@
 use controller_api::inference_pool::InferencePool;
 use controller_api::v1alpha1::model_server::ModelServerStatus;
+use k8s_openapi::api::core::v1::Service;
 
 use super::*;
 use crate::attachment::model_server::{Answer, Around, answer};
@@ -8,15 +9,23 @@ struct World {
     servers: Vec<Arc<ModelServer>>,
     pools: bool,
     pool: Option<InferencePool>,
-    picker: Option<Vec<u16>>,
+    picker: Option<Service>,
+    service: Option<Service>,
     pods: Vec<Arc<PodEndpoint>>,
+}
+
+/// As the API server has it.
+fn picker(port: u16) -> Service {
+    let port = json!({"name": "grpc", "port": port, "protocol": "TCP", "targetPort": "ext-proc", "nodePort": 30000});
+    let spec = json!({"selector": {"app": "picker"}, "ports": [port, {"port": 9003}], "clusterIP": "10.0.0.1"});
+    serde_json::from_value(json!({"metadata": {"name": "picker", "namespace": "serve"}, "spec": spec})).unwrap()
 }
 
 impl World {
     /// With a picker and nothing else.
     fn of(servers: &[ModelServer]) -> Self {
         let servers = servers.iter().cloned().map(Arc::new).collect();
-        Self { servers, pools: true, pool: None, picker: Some(vec![9002]), pods: Vec::new() }
+        Self { servers, pools: true, pool: None, picker: Some(picker(9002)), service: None, pods: Vec::new() }
     }
 
     fn ask(&self, index: usize) -> Answer {
@@ -25,7 +34,8 @@ impl World {
             servers: &self.servers,
             pools: self.pools,
             pool: self.pool.as_ref(),
-            picker: self.picker.as_deref(),
+            picker: self.picker.as_ref(),
+            service: self.service.as_ref(),
             pods: &self.pods,
         };
         answer(&self.servers[index], around, at(100))
@@ -57,7 +67,7 @@ fn a_server_becomes_a_pool_of_its_name_that_goes_with_it() {
                 "targetPorts": [{"number": 8000}],
                 "appProtocol": "http",
                 "endpointPickerRef": {
-                    "group": "", "kind": "Service", "name": "picker", "port": {"number": 9002},
+                    "group": "", "kind": "Service", "name": "llm-epp", "port": {"number": 9002},
                     "failureMode": "FailClose",
                 },
             },
@@ -71,6 +81,7 @@ fn what_is_as_it_should_be_is_not_written_again() {
     world.pods = vec![pod(&json!({"app": "llm"}), true)];
     let first = world.ask(0);
     world.pool = first.apply.map(|pool| *pool);
+    world.service = first.service.map(|service| *service);
     let mut servers = vec![(*world.servers[0]).clone()];
     servers[0].status = first.status.map(|status| *status);
     world.servers = servers.into_iter().map(Arc::new).collect();
@@ -232,11 +243,86 @@ fn what_is_missing_is_named() {
     let mut world = World::of(&[server("llm", 1, &json!({"app": "llm"}))]);
     world.picker = None;
     assert!(message(&world.status(0).conditions, "ResolvedRefs").contains("no Service picker"));
-    world.picker = Some(vec![80]);
+    world.picker = Some(picker(80));
     assert!(message(&world.status(0).conditions, "ResolvedRefs").contains("no port 9002"));
     assert!(world.ask(0).apply.is_some(), "the pool waits for the picker");
     world.pools = false;
     let answer = world.ask(0);
     assert!(answer.apply.is_none());
     assert_eq!(say(&answer.status.unwrap().conditions)[0], "Accepted=False/KindMissing");
+}
+
+#[test]
+fn each_pool_has_a_service_of_its_own_that_leads_to_the_pickers_pods() {
+    let mut world = World::of(&[server("llm", 1, &json!({"app": "llm"})), server("old", 0, &json!({"app": "b"}))]);
+    let service = world.ask(0).service.expect("a Service");
+    assert_eq!(
+        serde_json::to_value(&*service).unwrap(),
+        json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {
+                "name": "llm-epp", "namespace": "serve",
+                "labels": {"networking.serving.volcano.sh/picker-service": "picker"},
+                "ownerReferences": [{
+                    "apiVersion": "networking.serving.volcano.sh/v1alpha1", "kind": "ModelServer",
+                    "name": "llm", "uid": "u-llm", "controller": true,
+                }],
+            },
+            "spec": {
+                "selector": {"app": "picker"},
+                "ports": [{"name": "grpc", "port": 9002, "protocol": "TCP", "targetPort": "ext-proc"}],
+            },
+        })
+    );
+    // What the API server adds is left, what somebody changed is set right.
+    let mut found = *service;
+    found.metadata.uid = Some("u-service".to_owned());
+    found.spec.as_mut().unwrap().cluster_ip = Some("10.0.0.2".to_owned());
+    world.service = Some(found.clone());
+    assert_eq!(world.ask(0).service, None);
+    found.spec.as_mut().unwrap().selector = Some([("app".to_owned(), "other".to_owned())].into());
+    world.service = Some(found);
+    assert!(world.ask(0).service.is_some());
+
+    // It goes with the pool.
+    world.servers =
+        World::of(&[server("llm", 1, &json!({"app": "b"})), server("old", 0, &json!({"app": "b"}))]).servers;
+    let answer = world.ask(0);
+    assert_eq!((answer.service, answer.retire), (None, Some(("llm-epp".to_owned(), "u-service".to_owned()))));
+}
+
+#[test]
+fn where_a_pool_can_have_no_service_of_its_own_the_pickers_is_named_and_the_status_says_so() {
+    let named = |world: &World| {
+        let answer = world.ask(0);
+        let message = message(&answer.status.unwrap().conditions, "ResolvedRefs").to_owned();
+        (answer.service.is_some(), answer.apply.unwrap().spec.endpoint_picker_ref.unwrap().name, message)
+    };
+    for name in ["llama-3.1", "3b", &"a".repeat(60)] {
+        let (made, service, message) = named(&World::of(&[server(name, 1, &json!({"app": "llm"}))]));
+        assert_eq!((made, service.as_str()), (false, "picker"), "{name}");
+        assert!(message.contains("it can serve one such pool"), "{message}");
+    }
+    let mut world = World::of(&[server("llm", 1, &json!({"app": "llm"}))]);
+    world.picker.as_mut().unwrap().spec.as_mut().unwrap().selector = None;
+    assert_eq!(named(&world).1, "picker");
+    // Whoever says where it leads to may say so for the pool's.
+    world.service = Some(picker(9002));
+    let (made, service, message) = named(&world);
+    assert_eq!((made, service.as_str()), (false, "llm-epp"));
+    assert!(message.contains("which somebody else made"), "{message}");
+}
+
+#[test]
+fn somebody_elses_service_of_that_name_is_used_and_never_written() {
+    let mut world = World::of(&[server("llm", 1, &json!({"app": "llm"}))]);
+    world.service = Some(picker(9002));
+    let answer = world.ask(0);
+    assert_eq!((answer.service, answer.retire), (None, None));
+    assert!(message(&answer.status.unwrap().conditions, "ResolvedRefs").contains("llm-epp, which somebody else made"));
+    world.service = Some(picker(80));
+    let conditions = world.status(0).conditions;
+    assert_eq!(say(&conditions)[1], "ResolvedRefs=False/PickerNotFound");
+    assert!(message(&conditions, "ResolvedRefs").contains("llm-epp of the picker has no port 9002"));
 }
