@@ -3,11 +3,14 @@
 use anyhow::Result;
 use controller_api::http_route::HttpRoute;
 use controller_api::v1alpha1::model_route::ModelRoute;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use k8s_openapi::api::events::v1::Event;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use tests::poll;
 
-use crate::attachment::{create, create_route, create_server, wait_for, wait_gone, wait_route};
+use crate::attachment::{
+    answer_route, create, create_route, create_server, wait_for, wait_gone, wait_route, wait_server,
+};
 use crate::stage::{SOON, Stage};
 
 async fn change(stage: &Stage, name: &str, patch: Value) -> Result<()> {
@@ -64,6 +67,8 @@ async fn a_route_loses_its_http_route_with_its_parents_and_gets_it_back() -> Res
     let said = wait_route(&stage, "llm", "ResolvedRefs", "False/ModelServerNotFound").await?;
     assert!(said.ends_with(": blue"), "{said}");
     create_server(&stage.namespace, "blue", "blue").await?;
+    wait_route(&stage, "llm", "Ready", "False/GatewayPending").await?;
+    answer_route(&stage, "llm", None).await?;
     wait_route(&stage, "llm", "Ready", "True/AsSpecified").await?;
     change(&stage, "llm", json!({"spec": {"parentRefs": []}})).await?;
     wait_gone::<HttpRoute>(&stage, "llm").await?;
@@ -107,4 +112,37 @@ async fn somebody_elses_http_route_is_a_condition_until_it_goes() -> Result<()> 
         (found.metadata.uid != theirs.metadata.uid).then_some(())
     })
     .await
+}
+
+#[tokio::test]
+async fn what_the_gateway_says_of_the_http_route_is_the_routes_condition() -> Result<()> {
+    let stage = Stage::new("gateways-words").await?;
+    create_server(&stage.namespace, "blue", "blue").await?;
+    wait_server(&stage, "blue", "EndpointsReady", "False/NoEndpoints").await?;
+    create_route(&stage.namespace, "llm", "llm", "blue").await?;
+    let said = wait_route(&stage, "llm", "AcceptedByGateways", "False/GatewayPending").await?;
+    assert!(said.starts_with("not yet said: edge;"), "{said}");
+    stage.writes_nothing().await?;
+    answer_route(&stage, "llm", Some("no listener takes it")).await?;
+    let said = wait_route(&stage, "llm", "AcceptedByGateways", "False/RefusedByGateway").await?;
+    let words = "example.com/gateway says Accepted is False, NotAllowedByListeners: no listener takes it";
+    assert!(said.ends_with(words), "{said}");
+    wait_route(&stage, "llm", "Stalled", "True/RefusedByGateway").await?;
+    // The gateway says the same once more, with another time.
+    answer_route(&stage, "llm", Some("no listener takes it")).await?;
+    stage.writes_nothing().await?;
+    answer_route(&stage, "llm", None).await?;
+    wait_route(&stage, "llm", "Ready", "True/AsSpecified").await?;
+    // What was said of the route as it was does not count for what it became.
+    change(&stage, "llm", json!({"spec": {"loraAdapters": ["sql"]}})).await?;
+    wait_route(&stage, "llm", "AcceptedByGateways", "False/GatewayPending").await?;
+    answer_route(&stage, "llm", None).await?;
+    wait_route(&stage, "llm", "Ready", "True/AsSpecified").await?;
+    let warning = poll::until("the event", SOON, async || {
+        let events = stage.namespace.api::<Event>().list(&ListParams::default()).await.ok()?.items;
+        events.into_iter().find(|event| event.reason.as_deref() == Some("RefusedByGateway"))
+    })
+    .await?;
+    assert_eq!(warning.reporting_controller.as_deref(), Some("networking-controller"));
+    stage.writes_nothing().await
 }

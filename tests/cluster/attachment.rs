@@ -55,6 +55,33 @@ pub(crate) async fn create_route(namespace: &Namespace, name: &str, model: &str,
     create::<ModelRoute>(namespace, name, json!({"spec": spec})).await.map(drop)
 }
 
+/// Says, as the Gateway `edge`'s controller, that it takes an HTTPRoute as it is, or why not.
+pub(crate) async fn answer_route(stage: &Stage, name: &str, refusal: Option<&str>) -> Result<()> {
+    let route: HttpRoute = wait_for(stage, name).await?;
+    let condition = |kind: &str, refusal: Option<&str>| {
+        json!({
+            "type": kind, "status": if refusal.is_none() { "True" } else { "False" },
+            "reason": if refusal.is_none() { kind } else { "NotAllowedByListeners" },
+            "message": refusal.unwrap_or_default(), "lastTransitionTime": "2026-01-01T00:00:00Z",
+            "observedGeneration": route.metadata.generation,
+        })
+    };
+    let parents: Vec<Value> = route
+        .spec
+        .parent_refs
+        .iter()
+        .map(|parent| {
+            json!({
+                "parentRef": parent, "controllerName": "example.com/gateway",
+                "conditions": [condition("Accepted", refusal), condition("ResolvedRefs", None)],
+            })
+        })
+        .collect();
+    let status = Patch::Merge(json!({"status": {"parents": parents}}));
+    stage.namespace.api::<HttpRoute>().patch_status(name, &PatchParams::default(), &status).await?;
+    Ok(())
+}
+
 pub(crate) async fn create_pod(namespace: &Namespace, name: &str, labels: Value) -> Result<()> {
     let spec = json!({"containers": [{"name": "engine", "image": "engine:1"}]});
     create::<Pod>(namespace, name, json!({"metadata": {"labels": labels}, "spec": spec})).await.map(drop)
@@ -196,6 +223,7 @@ async fn the_example_of_a_kthena_user_becomes_what_its_folder_says() -> Result<(
     for pool in ["assistant-7b", "assistant-72b"] {
         wait_for::<Service>(&stage, &format!("{pool}-epp")).await?;
     }
+    answer_route(&stage, "assistant", None).await?;
     wait_route(&stage, "assistant", "Ready", "True/AsSpecified").await?;
     wait_server(&stage, "assistant-7b", "Accepted", "True/Accepted").await?;
     Ok(())
@@ -208,6 +236,7 @@ async fn settle(stage: &Stage) -> Result<()> {
     create_server(&stage.namespace, "blue", "blue").await?;
     create_route(&stage.namespace, "llm", "llm", "blue").await?;
     wait_server(stage, "blue", "Ready", "True/AsSpecified").await?;
+    answer_route(stage, "llm", None).await?;
     wait_route(stage, "llm", "Ready", "True/AsSpecified").await?;
     Ok(())
 }

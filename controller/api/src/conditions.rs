@@ -43,6 +43,8 @@ pub const ACCEPTED: &str = "Accepted";
 pub const RESOLVED_REFS: &str = "ResolvedRefs";
 /// A ModelServer has endpoints that can be picked.
 pub const ENDPOINTS_READY: &str = "EndpointsReady";
+/// The gateways take the HTTPRoutes that a ModelRoute became, and find what these lead to.
+pub const ACCEPTED_BY_GATEWAYS: &str = "AcceptedByGateways";
 
 /// Reason of [`ACCEPTED`], true: an older ModelServer selects the same pods, and its InferencePool serves for both.
 pub const SHARES_POOL: &str = "SharesPool";
@@ -68,3 +70,7 @@ pub const MODEL_SERVER_NOT_FOUND: &str = "ModelServerNotFound";
 pub const NO_ENDPOINTS: &str = "NoEndpoints";
 /// Reason of [`ENDPOINTS_READY`], false: pods are there, and none is ready.
 pub const NONE_READY: &str = "NoneReady";
+/// Reason of [`ACCEPTED_BY_GATEWAYS`], false: a gateway does not take an HTTPRoute, or not what it leads to.
+pub const REFUSED_BY_GATEWAY: &str = "RefusedByGateway";
+/// Reason of [`ACCEPTED_BY_GATEWAYS`], false: a gateway has said nothing yet about an HTTPRoute as it is.
+pub const GATEWAY_PENDING: &str = "GatewayPending";

@@ -1,6 +1,6 @@
-//! `gateway.networking.k8s.io/v1` `HTTPRoute`, as of the Gateway API v1.6: what is written of it.
+//! `gateway.networking.k8s.io/v1` `HTTPRoute`, as of the Gateway API v1.6: what is written and read of it.
 //!
-//! The gateways own its status. Fields that are not here are left to whoever sets them.
+//! The gateways own its status, which is only read. Fields that are not here are left to whoever sets them.
 
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -16,6 +16,7 @@ pub use crate::v1alpha1::model_route::ParentReference;
     kind = "HTTPRoute",
     root = "HttpRoute",
     namespaced,
+    status = "HttpRouteStatus",
     derive = "PartialEq"
 )]
 #[serde(rename_all = "camelCase")]
@@ -127,6 +128,46 @@ pub struct Timeouts {
     pub request: Option<String>,
 }
 
+/// What the gateways say about the route.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpRouteStatus {
+    /// One entry for each parent and controller, at most 32.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parents: Vec<RouteParentStatus>,
+}
+
+/// What one controller says about the route at one parent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteParentStatus {
+    /// The parent, as the route refers to it.
+    pub parent_ref: ParentReference,
+    /// The controller, as `istio.io/gateway-controller`.
+    #[serde(default)]
+    pub controller_name: String,
+    /// `Accepted`, `ResolvedRefs` and others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<RouteCondition>,
+}
+
+/// A condition as somebody else wrote it: what they left out is empty, and when it changed is of no interest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RouteCondition {
+    /// What it is about.
+    pub r#type: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// Why, in one word.
+    pub reason: String,
+    /// Why, for a person.
+    pub message: String,
+    /// The generation of the spec that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -151,7 +192,14 @@ mod tests {
                     ],
                     "timeouts": {"request": "0s"}
                 }]
-            }
+            },
+            "status": {"parents": [{
+                "parentRef": {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "edge", "port": 80},
+                "controllerName": "example.com/gateway",
+                "conditions": [{
+                    "type": "Accepted", "status": "True", "reason": "Accepted", "message": "", "observedGeneration": 2
+                }]
+            }]}
         });
         let route: HttpRoute = serde_json::from_value(manifest.clone()).unwrap();
         assert_eq!(serde_json::to_value(&route).unwrap(), manifest);

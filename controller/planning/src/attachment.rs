@@ -13,6 +13,7 @@ mod matches;
 pub mod model_route;
 pub mod model_server;
 mod order;
+mod parents;
 pub mod picker_service;
 pub mod selection;
 

@@ -75,7 +75,7 @@ pub struct ModelRouteStatus {
 }
 
 /// The Gateway API's reference to a Gateway, or to one of its listeners.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ParentReference {
     /// `gateway.networking.k8s.io` when absent.

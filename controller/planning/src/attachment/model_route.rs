@@ -14,7 +14,7 @@ use super::claims::{Claim, Claims, claims};
 use super::conditions::{Verdict, conditions, events, list, says_the_same};
 use super::matches::{Matchable, matchable};
 use super::order::{MATCHES, Order};
-use super::{Ownership, is_alive, owned, ownership};
+use super::{Ownership, is_alive, owned, ownership, parents};
 use crate::plan::Event;
 
 /// The most matches of an HTTPRoute.
@@ -57,7 +57,7 @@ pub fn answer(route: &ModelRoute, around: Around<'_>, now: Timestamp) -> Answer 
     if !is_alive(&route.metadata) {
         return answer;
     }
-    let accepted = accept(route, around, &mut answer);
+    let (accepted, names) = accept(route, around, &mut answer);
     let missing = missing(&route.spec.rules, around.servers);
     let resolved = if missing.is_empty() {
         Verdict::yes(words::RESOLVED_REFS, "all ModelServers are there".to_owned())
@@ -65,39 +65,53 @@ pub fn answer(route: &ModelRoute, around: Around<'_>, now: Timestamp) -> Answer 
         let message = format!("these ModelServers are not there: {}", list(&missing));
         Verdict::no(words::MODEL_SERVER_NOT_FOUND, message)
     };
-    let verdicts = [(words::ACCEPTED, accepted), (words::RESOLVED_REFS, resolved)];
+    let mut verdicts = vec![(words::ACCEPTED, accepted), (words::RESOLVED_REFS, resolved)];
+    // What waits for a gateway mends itself.
+    let mut stalling = verdicts.len();
+    if !names.is_empty() {
+        let verdict = gateways(&names, around, &answer);
+        stalling += usize::from(verdict.reason != words::GATEWAY_PENDING);
+        verdicts.push((words::ACCEPTED_BY_GATEWAYS, verdict));
+    }
     let none = ModelRouteStatus::default();
     let before = route.status.as_ref().unwrap_or(&none);
     let generation = route.metadata.generation.unwrap_or_default();
     let status = ModelRouteStatus {
         observed_generation: Some(generation),
-        conditions: conditions(&verdicts, verdicts.len(), generation, &before.conditions, now),
+        conditions: conditions(&verdicts, stalling, generation, &before.conditions, now),
     };
     if status != *before {
         answer.urgent = !says_the_same(&before.conditions, &status.conditions);
-        answer.events = events(&verdicts, &before.conditions);
+        answer.events = events(verdicts.get(..stalling).unwrap_or_default(), &before.conditions);
         answer.status = Some(Box::new(status));
     }
     answer
 }
 
-/// What the gateways get, and what to write so that they do.
-fn accept(route: &ModelRoute, around: Around<'_>, answer: &mut Answer) -> Verdict {
+/// What the gateways say about the HTTPRoutes of these names, as they will be.
+fn gateways(names: &[String], around: Around<'_>, answer: &Answer) -> Verdict {
+    let all = || answer.apply.iter().chain(around.routes.iter().map(Arc::as_ref));
+    let named = |name: &String| all().find(|route| route.metadata.name.as_ref() == Some(name));
+    parents::verdict(&names.iter().filter_map(named).collect::<Vec<_>>())
+}
+
+/// What the gateways get, and what to write so that they do; with the names of the HTTPRoutes that are as they should.
+fn accept(route: &ModelRoute, around: Around<'_>, answer: &mut Answer) -> (Verdict, Vec<String>) {
     let limits = route.spec.rate_limit.as_ref().map(|_| "; a gateway does not know its rateLimit").unwrap_or_default();
     if route.spec.parent_refs.is_empty() {
         retire(route, around, 0, answer);
         let message = format!("without parentRefs only the pickers of its ModelServers' pools resolve it{limits}");
-        return Verdict::yes(words::RESOLVED_BY_PICKER, message);
+        return (Verdict::yes(words::RESOLVED_BY_PICKER, message), Vec::new());
     }
     if !around.served {
         let message = "the cluster has no HTTPRoutes: install the CustomResourceDefinitions of the Gateway API, v1.2 or \
                        later";
-        return Verdict::no(words::KIND_MISSING, message.to_owned());
+        return (Verdict::no(words::KIND_MISSING, message.to_owned()), Vec::new());
     }
     let Claims { held, lost } = claims(route, around.rivals);
     if held.is_empty() {
         retire(route, around, 0, answer);
-        return Verdict::no(words::CONFLICTED, format!("no name is left for it: {}", list(&lost)));
+        return (Verdict::no(words::CONFLICTED, format!("no name is left for it: {}", list(&lost))), Vec::new());
     }
     let mut notes = BTreeMap::new();
     let specs: Vec<HttpRouteSpec> =
@@ -105,7 +119,10 @@ fn accept(route: &ModelRoute, around: Around<'_>, answer: &mut Answer) -> Verdic
     let notes: Vec<String> = notes.iter().map(|(rule, note)| format!("rule {} {note}", rule + 1)).collect();
     if specs.is_empty() {
         // What was matchable goes on as it was.
-        return Verdict::no(words::NOT_MATCHABLE, format!("a gateway can match none of its rules: {}", list(&notes)));
+        return (
+            Verdict::no(words::NOT_MATCHABLE, format!("a gateway can match none of its rules: {}", list(&notes))),
+            Vec::new(),
+        );
     }
     let names: Vec<String> = (0..specs.len()).map(|index| name(route, index)).collect();
     let found = |name: &String| around.routes.iter().find(|found| found.metadata.name.as_ref() == Some(name));
@@ -116,13 +133,14 @@ fn accept(route: &ModelRoute, around: Around<'_>, answer: &mut Answer) -> Verdic
         let message = format!(
             "the HTTPRoute {name} was made by somebody else and is left as it is: delete it, or rename the ModelRoute"
         );
-        return Verdict::no(words::NAME_CLASH, message);
+        return (Verdict::no(words::NAME_CLASH, message), Vec::new());
     }
     retire(route, around, names.len(), answer);
+    let shared = shared(route, around.servers);
     for (name, spec) in names.iter().zip(specs) {
         if found(name).is_none_or(|found| found.spec != spec && is_alive(&found.metadata)) {
             let metadata = owned::<ModelRoute>(&route.metadata, name.clone());
-            answer.apply.push(HttpRoute { metadata, spec });
+            answer.apply.push(HttpRoute { metadata, spec, status: None });
         }
     }
     let mut message = format!("HTTPRoute {} matches its names", list(&names));
@@ -130,9 +148,23 @@ fn accept(route: &ModelRoute, around: Around<'_>, answer: &mut Answer) -> Verdic
         message.push_str("; ");
         message.push_str(part);
     }
+    if !shared.is_empty() {
+        message.push_str(&format!(
+            "; rule {} shares requests among pools: Istio asks the picker of the heaviest alone, so let all have the \
+             same model, and Envoy AI Gateway takes one pool a rule",
+            list(&shared)
+        ));
+    }
     let complete = lost.is_empty() && notes.is_empty();
     let reason = if complete { words::ACCEPTED } else { words::PARTIALLY_ACCEPTED };
-    Verdict::yes(reason, message + limits)
+    (Verdict::yes(reason, message + limits), names)
+}
+
+/// The numbers of the rules whose requests a gateway shares among pools.
+fn shared(route: &ModelRoute, servers: &[Arc<ModelServer>]) -> Vec<String> {
+    let rules = route.spec.rules.iter().enumerate();
+    let shared = rules.filter(|(_, rule)| backends(rule, servers).iter().filter(|it| it.weight != Some(0)).count() > 1);
+    shared.map(|(number, _)| (number + 1).to_string()).collect()
 }
 
 /// Deletes the HTTPRoutes of a ModelRoute behind the first `kept`.

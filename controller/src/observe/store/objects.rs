@@ -77,7 +77,7 @@ impl Asked for InferencePool {
 
 impl Asked for HttpRoute {
     fn says_the_same(&self, other: &Self) -> bool {
-        self.spec == other.spec
+        self.spec == other.spec && self.status == other.status
     }
 }
 

@@ -79,8 +79,84 @@ fn a_route_becomes_an_http_route_of_its_name() {
     );
     assert_eq!(
         say(&answer.status.unwrap().conditions),
-        ["Accepted=True/Accepted", "ResolvedRefs=True/ResolvedRefs", "Ready=True/AsSpecified"]
+        [
+            "Accepted=True/Accepted",
+            "ResolvedRefs=True/ResolvedRefs",
+            "AcceptedByGateways=False/GatewayPending",
+            "Ready=False/GatewayPending",
+            "Reconciling=True/GatewayPending"
+        ]
     );
+}
+
+/// A parent's status as a gateway writes it.
+fn parent(name: &str, conditions: &[(&str, &str, &str, &str)]) -> Value {
+    let condition = |(kind, status, reason, message): &(&str, &str, &str, &str)| {
+        json!({
+            "type": kind, "status": status, "reason": reason, "message": message, "observedGeneration": 2,
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        })
+    };
+    json!({
+        "parentRef": {"name": name, "namespace": "serve"}, "controllerName": "example.com/gateway",
+        "conditions": conditions.iter().map(condition).collect::<Vec<_>>(),
+    })
+}
+
+#[test]
+fn the_gateways_verdict_is_the_routes_and_in_their_own_words() {
+    let mut route = route("llm", 1, "llm", &json!([{"targetModels": to("blue")}]));
+    route.spec.parent_refs = serde_json::from_value(json!([{"name": "edge"}, {"name": "inner"}])).unwrap();
+    let servers = [server("blue", 1, &json!({"app": "blue"}))];
+    let mut made = ask(&route).apply;
+    made[0].metadata.generation = Some(2);
+    let (yes, found) = (("Accepted", "True", "Accepted", ""), ("ResolvedRefs", "True", "ResolvedRefs", ""));
+    let good = |name: &str| parent(name, &[yes, found]);
+    let refused = parent("inner", &[("Accepted", "False", "NotAllowedByListeners", "no listener takes it"), found]);
+    let unresolved = parent("inner", &[yes, ("ResolvedRefs", "False", "BackendNotFound", "no pool blue")]);
+    let mut stale = good("inner");
+    stale["conditions"][0]["observedGeneration"] = json!(1);
+    let mut listener = good("inner");
+    listener["parentRef"]["sectionName"] = json!("https");
+    for (parents, condition, words) in [
+        (json!([good("edge"), good("inner")]), "True/Accepted", "accepted by edge, inner"),
+        (json!([good("edge")]), "False/GatewayPending", "not yet said: inner;"),
+        (json!([good("edge"), stale]), "False/GatewayPending", "not yet said: inner;"),
+        (json!([good("edge"), listener]), "False/GatewayPending", "not yet said: inner;"),
+        (
+            json!([good("edge"), refused]),
+            "False/RefusedByGateway",
+            "inner and HTTPRoute llm: example.com/gateway says Accepted is False, NotAllowedByListeners: no listener \
+             takes it",
+        ),
+        (
+            json!([unresolved, good("edge")]),
+            "False/RefusedByGateway",
+            "ResolvedRefs is False, BackendNotFound: no pool",
+        ),
+        // Left by the controller of a class that the Gateway had before.
+        (json!([good("edge"), refused, good("inner")]), "True/Accepted", "accepted by edge, inner"),
+    ] {
+        made[0].status = Some(serde_json::from_value(json!({"parents": parents})).unwrap());
+        let answer = ask_with(&route, &[], &servers, &made);
+        assert!(answer.apply.is_empty());
+        let conditions = answer.status.unwrap().conditions;
+        assert_eq!(say(&conditions)[2], format!("AcceptedByGateways={condition}"), "{words}");
+        let message = message(&conditions, "AcceptedByGateways");
+        assert!(message.contains(words), "{message}");
+        // A person must mend what was refused, and hears of it once.
+        let refused = condition.ends_with("RefusedByGateway");
+        assert_eq!(conditions.iter().any(|condition| condition.type_ == "Stalled"), refused);
+        assert_eq!(answer.events.len(), usize::from(refused));
+    }
+
+    let mut settled = route.clone();
+    settled.status = ask_with(&route, &[], &servers, &made).status.map(|status| *status);
+    assert_eq!(ask_with(&settled, &[], &servers, &made), Answer::default(), "nothing is written twice");
+    // What was said of the HTTPRoute as it was does not count for the one that is about to be written.
+    settled.spec.rules = serde_json::from_value(json!([{"targetModels": to("green")}])).unwrap();
+    let answer = ask_with(&settled, &[], &servers, &made);
+    assert_eq!(say(&answer.status.unwrap().conditions)[2], "AcceptedByGateways=False/GatewayPending");
 }
 
 #[test]
@@ -211,6 +287,7 @@ fn servers_that_share_a_pool_share_its_weight_and_one_that_is_missing_keeps_its_
     let answer = ask_with(&route("llm", 1, "llm", &rules), &[], &servers, &[]);
     assert_eq!(brief(&answer.apply[0]), ["llm | PathPrefix / |  -> gone*10 blue*90"]);
     let conditions = answer.status.unwrap().conditions;
+    assert!(message(&conditions, "Accepted").contains("rule 1 shares requests among pools"), "{conditions:?}");
     assert_eq!(say(&conditions)[1], "ResolvedRefs=False/ModelServerNotFound");
     assert!(message(&conditions, "ResolvedRefs").ends_with(": gone"));
 }
