@@ -26,7 +26,7 @@ fn objects(text: &str) -> Result<Vec<Value>> {
 
 #[tokio::test]
 async fn every_manifest_of_the_examples_is_accepted() -> Result<()> {
-    let kinds = [GatewayKinds::GatewayApi, GatewayKinds::EnvoyGateway];
+    let kinds = [GatewayKinds::GatewayApi, GatewayKinds::EnvoyGateway, GatewayKinds::Istio];
     let plane = ControlPlaneOptions::default().with_kinds(&kinds).start().await?;
     let client = plane.client().await?;
     let discovery = Discovery::new(client.clone()).run().await?;
@@ -58,6 +58,6 @@ async fn every_manifest_of_the_examples_is_accepted() -> Result<()> {
             }
         }
     }
-    assert!(folders >= 9 && accepted >= 30, "{accepted} manifests in {folders} folders");
+    assert!(folders >= 12 && accepted >= 60, "{accepted} manifests in {folders} folders");
     Ok(())
 }

@@ -25,8 +25,14 @@ const HOME: &str = "envoy-ai-gateway-system";
 const OUR_SIDE: &str = "10.200.1.1";
 const ITS_SIDE: Ipv4Addr = Ipv4Addr::new(10, 200, 1, 2);
 const PORT: u16 = 1063;
-/// The picker Service's own address, which AI Gateway finds by its name.
+/// The picker Services' own addresses, which AI Gateway finds by their names: of the host's own example, and of those
+/// that lead to the chart's picker.
 const SERVICE_HOST: u8 = 31;
+const CHART_HOST: u8 = 32;
+/// The Services of the first, and of the second: one for each pool of a scenario.
+const SERVICES: [&str; 1] = ["llama-epp"];
+const OF_CHART: [&str; 6] =
+    ["assistant-7b-epp", "assistant-72b-epp", "chat-epp", "code-epp", "llama-8b-epp", "assistant-epp"];
 
 /// A network of its own, in which it waits for its end of the cable.
 const IN_A_NETWORK: &str = r#"
@@ -42,14 +48,14 @@ exec "$@"
 /// Envoy Gateway, AI Gateway's controller, and what kube-proxy would do for the picker's Service.
 pub(crate) struct AiGateway {
     controller: Process,
-    proxy: JoinHandle<()>,
+    proxies: [JoinHandle<()>; 2],
     gateway: EnvoyGateway,
     _scratch: Scratch,
 }
 
 impl Drop for AiGateway {
     fn drop(&mut self) {
-        self.proxy.abort();
+        self.proxies.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -67,13 +73,13 @@ fn webhook() -> Value {
     })
 }
 
-/// Each connection to the Service goes to a ready pod, as kube-proxy has it.
-async fn serve(listener: TcpListener, slices: Api<EndpointSlice>) {
+/// Each connection to a Service that leads to the same pods as `service` goes to a ready one, as kube-proxy has it.
+async fn serve(listener: TcpListener, slices: Api<EndpointSlice>, service: &'static str) {
     let mut connections = JoinSet::new();
     while let Ok((mut client, _)) = listener.accept().await {
         let slices = slices.clone();
         connections.spawn(async move {
-            let ready = ready(&slices).await?;
+            let ready = ready(&slices, service).await?;
             let chosen = ready.get(rand::random_range(0..ready.len().max(1))).context("no endpoint is ready")?;
             let mut pod = TcpStream::connect(*chosen).await?;
             for side in [&client, &pod] {
@@ -85,8 +91,8 @@ async fn serve(listener: TcpListener, slices: Api<EndpointSlice>) {
     }
 }
 
-async fn ready(slices: &Api<EndpointSlice>) -> Result<Vec<SocketAddr>> {
-    let mine = ListParams::default().labels("kubernetes.io/service-name=llama-epp");
+async fn ready(slices: &Api<EndpointSlice>, service: &str) -> Result<Vec<SocketAddr>> {
+    let mine = ListParams::default().labels(&format!("kubernetes.io/service-name={service}"));
     let endpoints = slices.list(&mine).await?.into_iter().flat_map(|slice| slice.endpoints.unwrap_or_default());
     let ready = endpoints.filter(|one| one.conditions.as_ref().is_some_and(|state| state.ready == Some(true)));
     let addresses = ready.flat_map(|endpoint| endpoint.addresses);
@@ -106,6 +112,8 @@ impl Host for AiGateway {
     // It asks the Service by name; and it never fails open.
     const PICKERS_BY_POD: bool = false;
     const HEEDS_FAILURE_MODE: bool = false;
+    // With a second one in a rule its controller answers with an error, and nothing more is programmed.
+    const SHARES_BY_WEIGHT: bool = false;
 
     async fn build() -> Result<()> {
         EnvoyGateway::build().await?;
@@ -115,9 +123,12 @@ impl Host for AiGateway {
     async fn start(plane: &ControlPlane, objects: &Objects, traces: SocketAddr) -> Result<Self> {
         let scratch = Scratch::new("ai-gateway")?;
         let hosts = scratch.file("hosts");
-        let service =
-            format!("{} llama-epp.{NAMESPACE}.svc llama-epp.{NAMESPACE}.svc.cluster.local", address(SERVICE_HOST));
-        std::fs::write(&hosts, format!("127.0.0.1 localhost\n{service}\n"))?;
+        let line = |host: u8, service: &str| {
+            format!("{} {service}.{NAMESPACE}.svc {service}.{NAMESPACE}.svc.cluster.local\n", address(host))
+        };
+        let names = SERVICES.map(|service| line(SERVICE_HOST, service)).concat();
+        let names = names + &OF_CHART.map(|service| line(CHART_HOST, service)).concat();
+        std::fs::write(&hosts, format!("127.0.0.1 localhost\n{names}"))?;
         // The cluster's name service, for this namespace alone.
         let mounted =
             tokio::process::Command::new("mount").arg("--bind").arg(&hosts).arg("/etc/hosts").status().await?;
@@ -153,9 +164,14 @@ impl Host for AiGateway {
         sandbox::ip(&["address", "add", &format!("{OUR_SIDE}/30"), "dev", "eg0"]).await?;
         sandbox::ip(&["link", "set", "eg0", "up"]).await?;
 
-        let listener = TcpListener::bind((address(SERVICE_HOST), 9002)).await?;
-        let proxy = tokio::spawn(serve(listener, Api::namespaced(plane.client().await?, NAMESPACE)));
-        let host = Self { controller, proxy, gateway, _scratch: scratch };
+        let slices = Api::namespaced(plane.client().await?, NAMESPACE);
+        let own = TcpListener::bind((address(SERVICE_HOST), 9002)).await?;
+        let of_chart = TcpListener::bind((address(CHART_HOST), 9002)).await?;
+        let proxies = [
+            tokio::spawn(serve(own, slices.clone(), SERVICES[0])),
+            tokio::spawn(serve(of_chart, slices, "kthena-ext-proc")),
+        ];
+        let host = Self { controller, proxies, gateway, _scratch: scratch };
         let there = sandbox::wait_for_listener("AI Gateway's controller", (ITS_SIDE, PORT).into()).await;
         there.with_context(|| host.said())?;
         Ok(host)

@@ -172,6 +172,7 @@ impl Host for EnvoyGateway {
         Setting::new(Body::Buffered, Failure::Close),
         Setting::new(Body::Buffered, Failure::Open),
     ];
+    const SCENARIOS: bool = false;
 
     async fn build() -> Result<()> {
         Binary::EnvoyGateway.path().await.map(drop)

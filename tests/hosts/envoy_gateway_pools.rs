@@ -45,7 +45,8 @@ impl Host for EnvoyGatewayPools {
         Setting::new(Body::FullDuplex, Failure::Open),
         Setting::new(Body::OnDemand, Failure::Open),
     ];
-    const SHARES_BY_WEIGHT: bool = true;
+    const PICKER_OF_EACH_SHARE: bool = true;
+    const SCENARIOS: bool = false;
 
     async fn build() -> Result<()> {
         operator::binary().await?;

@@ -72,11 +72,19 @@ pub(crate) trait Host: Sized {
     const PICKERS_BY_POD: bool = true;
     /// Whether it does what the failure mode says.
     const HEEDS_FAILURE_MODE: bool = true;
-    /// Whether pools that share a route are among its stories.
-    const SHARES_BY_WEIGHT: bool = false;
-
+    /// Whether of pools that share a rule the picker of the one that is meant is asked.
+    const PICKER_OF_EACH_SHARE: bool = false;
     /// Whether a large fleet is tried behind it; one host is enough.
     const FLEET: bool = false;
+
+    /// Whether ModelRoutes and the guide's scenarios are told on it. With policies alone an HTTPRoute leads to Services,
+    /// and what the operator makes of a ModelRoute means nothing to it; where the operator is part of the host already,
+    /// a scenario cannot start another.
+    const SCENARIOS: bool = true;
+    /// Whether one rule may share requests among several pools, of which the picker of the last is asked.
+    const SHARES_BY_WEIGHT: bool = true;
+    /// The example that has a running gateway tell its spans to a collector.
+    const TELEMETRY: Option<&'static str> = None;
 
     /// Builds its programs, where the cache has none.
     async fn build() -> Result<()>;

@@ -94,6 +94,7 @@ impl Host for Istio {
     const KINDS: &'static [GatewayKinds] = &[GatewayKinds::GatewayApi, GatewayKinds::Istio];
     const SETTINGS: &'static [Setting] =
         &[Setting::new(Body::FullDuplex, Failure::Close), Setting::new(Body::FullDuplex, Failure::Open)];
+    const TELEMETRY: Option<&'static str> = Some("otel/istio.yaml");
 
     const FLEET: bool = true;
 
@@ -109,9 +110,11 @@ impl Host for Istio {
             "enableTracing": true,
             "defaultConfig": {"tracing": {"sampling": 100.0}},
             "defaultProviders": {"tracing": ["collector"]},
-            "extensionProviders": [{
-                "name": "collector", "opentelemetry": {"service": "collector.example.com", "port": traces.port()},
-            }],
+            "extensionProviders": [
+                {"name": "collector", "opentelemetry": {"service": "collector.example.com", "port": traces.port()}},
+                // As the guide has it.
+                {"name": "otel", "opentelemetry": {"service": "otel-collector.default.svc.cluster.local", "port": 4317}},
+            ],
         });
         std::fs::write(scratch.file("mesh.yaml"), mesh.to_string())?;
         objects

@@ -14,8 +14,12 @@
 //! | the picker is gone, frozen, back: the table of the guide | `failures.rs` |
 //! | a rolling restart under load | `rolling.rs` |
 //! | one trace | `traces.rs` |
-//! | a thousand pods in twenty pools, a tenth of them replaced | `fleet.rs` |
 //! | two pools by weight | `weights.rs` |
+//! | the guide's collector | `otel.rs` |
+//! | the chart's picker and operator, for what follows | `scenario.rs` |
+//! | ModelRoutes with traffic | `routes.rs` |
+//! | the scenarios of the guide with traffic | `scenarios.rs` |
+//! | a thousand pods in twenty pools, a tenth of them replaced | `fleet.rs` |
 //!
 //! `cargo test-gateways` runs all; `cargo test-gateways istio` one host, `cargo test-gateways istio picks` one story.
 
@@ -28,9 +32,13 @@ mod fleet;
 mod host;
 mod istio;
 mod objects;
+mod otel;
 mod picks;
 mod rolling;
+mod routes;
 mod sandbox;
+mod scenario;
+mod scenarios;
 mod stage;
 mod steering;
 mod traces;
@@ -55,7 +63,19 @@ const HOSTS: &[&str] = &[
 ];
 
 /// What is told on each host, in this order.
-const STORIES: &[&str] = &["picks", "endpoints", "steering", "failures", "rolling", "traces", "weights", "fleet"];
+const STORIES: &[&str] = &[
+    "picks",
+    "endpoints",
+    "steering",
+    "failures",
+    "rolling",
+    "traces",
+    "weights",
+    "otel",
+    "routes",
+    "scenarios",
+    "fleet",
+];
 
 fn main() -> ExitCode {
     // What cargo hands to every test target.
@@ -152,6 +172,9 @@ async fn tell<H: Host>(wanted: &[String]) -> Result<()> {
             "rolling" => rolling::tell(&mut stage).await,
             "traces" => traces::tell(&mut stage).await,
             "weights" => weights::tell(&mut stage).await,
+            "otel" => otel::tell(&mut stage).await,
+            "routes" => routes::tell(&mut stage).await,
+            "scenarios" => scenarios::tell(&mut stage).await,
             _ => fleet::tell(&mut stage).await,
         };
         let verdict = match &told {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
 use tests::poll;
@@ -46,8 +46,7 @@ impl Objects {
     /// # Errors
     /// What the API server has against one.
     pub(crate) async fn apply(&self, documents: &str) -> Result<()> {
-        for document in documents.split("\n---\n") {
-            let object: DynamicObject = serde_saphyr::from_str(document)?;
+        for object in parse(documents)? {
             let types = object.types.clone().context("an object has a kind")?;
             let name = object.metadata.name.clone().unwrap_or_default();
             let api = self.dynamic(&types.api_version, &types.kind, object.metadata.namespace.as_deref())?;
@@ -69,6 +68,50 @@ impl Objects {
             applied.map_err(|status| anyhow::anyhow!("{} {name} is refused: {}", types.kind, status.message))?;
         }
         Ok(())
+    }
+
+    /// The text of a file of `gateway-api-examples`.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(crate) fn example(file: &str) -> Result<String> {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gateway-api-examples").join(file);
+        std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))
+    }
+
+    /// Deletes what YAML documents declare, the last first.
+    ///
+    /// # Errors
+    /// What the API server has against it; not that it is gone already.
+    pub(crate) async fn delete(&self, documents: &str) -> Result<()> {
+        for object in parse(documents)?.iter().rev() {
+            let types = object.types.clone().context("an object has a kind")?;
+            let name = object.metadata.name.clone().unwrap_or_default();
+            let api = self.dynamic(&types.api_version, &types.kind, object.metadata.namespace.as_deref())?;
+            match api.delete(&name, &DeleteParams::default()).await {
+                Ok(_) => {}
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                Err(error) => return Err(error).with_context(|| format!("{} {name}", types.kind)),
+            }
+        }
+        Ok(())
+    }
+
+    /// An object of [`NAMESPACE`] as the API server has it.
+    ///
+    /// # Errors
+    /// When the API server does not say.
+    pub(crate) async fn get(&self, api_version: &str, kind: &str, name: &str) -> Result<Option<Value>> {
+        let found = self.dynamic(api_version, kind, Some(NAMESPACE))?.get_opt(name).await?;
+        Ok(found.map(serde_json::to_value).transpose()?)
+    }
+
+    /// The pods of [`NAMESPACE`] that have a label.
+    ///
+    /// # Errors
+    /// When the API server does not say.
+    pub(crate) async fn pods_with(&self, label: &str) -> Result<Vec<Pod>> {
+        Ok(self.pods().list(&ListParams::default().labels(label)).await?.items)
     }
 
     /// Merges `patch` into an object of [`NAMESPACE`].
@@ -102,11 +145,47 @@ impl Objects {
     /// # Errors
     /// What the API server has against it.
     pub(crate) async fn create_pod(&self, name: &str, labels: &Value, ip: Ipv4Addr) -> Result<()> {
+        self.create_listening_pod(name, labels, ip, &[]).await
+    }
+
+    /// The same with ports that have names.
+    ///
+    /// # Errors
+    /// What the API server has against it.
+    pub(crate) async fn create_listening_pod(
+        &self,
+        name: &str,
+        labels: &Value,
+        ip: Ipv4Addr,
+        ports: &[(&str, u16)],
+    ) -> Result<()> {
+        let ports: Vec<Value> = ports.iter().map(|(name, port)| json!({"name": name, "containerPort": port})).collect();
         let pod = json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels},
-            "spec": {"nodeName": "node-0", "containers": [{"name": "main", "image": "none"}]},
+            "spec": {"nodeName": "node-0", "containers": [{"name": "main", "image": "none", "ports": ports}]},
         });
         self.pods().create(&PostParams::default(), &serde_json::from_value(pod)?).await?;
+        self.run_pod(name, ip).await
+    }
+
+    /// Puts a pod on the node, as kube-scheduler does: what is on none has no endpoint.
+    ///
+    /// # Errors
+    /// What the API server has against it.
+    pub(crate) async fn bind_pod(&self, name: &str) -> Result<()> {
+        let binding = json!({
+            "apiVersion": "v1", "kind": "Binding", "metadata": {"name": name},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": "node-0"},
+        });
+        let _bound: Value = self.pods().create_subresource("binding", name, &PostParams::default(), &binding).await?;
+        Ok(())
+    }
+
+    /// Says, as a kubelet, that a pod runs at an address and is ready.
+    ///
+    /// # Errors
+    /// What the API server has against it.
+    pub(crate) async fn run_pod(&self, name: &str, ip: Ipv4Addr) -> Result<()> {
         let ip = ip.to_string();
         let running = json!({"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]}});
         self.pods().patch_status(name, &PatchParams::default(), &Patch::Merge(running)).await?;
@@ -133,12 +212,19 @@ impl Objects {
         Ok(())
     }
 
-    /// Says, as a kubelet, that a pod is gone.
+    /// Says, as a kubelet, that a pod is gone; one that is gone already is.
     ///
     /// # Errors
     /// What the API server has against it.
     pub(crate) async fn remove_pod(&self, name: &str) -> Result<()> {
-        self.pods().delete(name, &DeleteParams::default().grace_period(0)).await?;
-        Ok(())
+        match self.pods().delete(name, &DeleteParams::default().grace_period(0)).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            removed => Ok(removed.map(drop)?),
+        }
     }
+}
+
+fn parse(documents: &str) -> Result<Vec<DynamicObject>> {
+    let documents = documents.split("\n---\n").filter(|document| document.contains("kind"));
+    documents.map(|document| serde_saphyr::from_str(document).with_context(|| document.to_owned())).collect()
 }

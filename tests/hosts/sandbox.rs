@@ -21,7 +21,7 @@ pub(crate) fn address(host: u8) -> Ipv4Addr {
 }
 
 /// How many of these addresses there are.
-const ADDRESSES: u8 = 32;
+const ADDRESSES: u8 = 64;
 
 /// Whether we are in it already.
 pub(crate) fn is_inside() -> bool {

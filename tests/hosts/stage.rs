@@ -13,6 +13,7 @@ use tests::client::{Client, Reply};
 use tests::cluster::binaries::Binary;
 use tests::cluster::control_plane::{ControlPlane, ControlPlaneOptions};
 use tests::cluster::crds::Foreign;
+use tests::cluster::operator;
 use tests::engine::{Engine, EngineConfig};
 use tests::otlp_sink::OtlpSink;
 use tests::picker::{self, Picker, PickerOptions};
@@ -40,7 +41,7 @@ pub(crate) const ENGINE_PORT: u16 = 8000;
 /// # Errors
 /// When something cannot be built or fetched.
 pub(crate) async fn prepare() -> Result<()> {
-    for binary in [Binary::Etcd, Binary::ApiServer, Binary::ControllerManager] {
+    for binary in [Binary::Etcd, Binary::ApiServer, Binary::ControllerManager, Binary::Helm] {
         binary.path().await?;
     }
     for kind in Foreign::ALL {
@@ -48,6 +49,7 @@ pub(crate) async fn prepare() -> Result<()> {
     }
     tests::envoy::binary().await?;
     picker::binary().await?;
+    operator::binary().await?;
     Ok(())
 }
 
@@ -74,9 +76,10 @@ pub(crate) struct Stage<H> {
     /// Where gateway, pickers and engines tell their spans.
     pub(crate) sink: OtlpSink,
     kubeconfig: PathBuf,
-    by_chance: PathBuf,
+    /// A scheduler's configuration by which every endpoint is as likely as any other.
+    pub(crate) by_chance: PathBuf,
     pub(crate) plane: ControlPlane,
-    _scratch: Scratch,
+    scratch: Scratch,
 }
 
 impl<H: Host> Stage<H> {
@@ -88,11 +91,8 @@ impl<H: Host> Stage<H> {
         let options = ControlPlaneOptions::default().with_garbage_collection().with_endpoint_slices();
         let plane = options.with_kinds(H::KINDS).at(address(30).into()).start().await?;
         let scratch = Scratch::new("host")?;
-        let kubeconfig = scratch.file("kubeconfig");
         // With the rights that the example gives it.
-        let mut rights: Value = serde_json::from_str(&std::fs::read_to_string(plane.kubeconfig())?)?;
-        rights["users"][0]["user"]["as"] = json!(format!("system:serviceaccount:{NAMESPACE}:{MODEL}-epp"));
-        std::fs::write(&kubeconfig, rights.to_string())?;
+        let kubeconfig = act_as(&plane, &scratch, &format!("{MODEL}-epp"))?;
 
         // Every endpoint is as likely as any other, so that a gateway which does not obey is found out.
         let by_chance = scratch.file("scheduler.yaml");
@@ -124,7 +124,7 @@ impl<H: Host> Stage<H> {
             kubeconfig,
             by_chance,
             plane,
-            _scratch: scratch,
+            scratch,
         };
         stage.add_engine().await?;
         stage.add_engine().await?;
@@ -132,6 +132,14 @@ impl<H: Host> Stage<H> {
         stage.host.wait_for(H::SETTINGS[0]).await?;
         stage.wait_until_picked().await.with_context(|| stage.said())?;
         Ok(stage)
+    }
+
+    /// A kubeconfig with the rights of a service account of [`NAMESPACE`].
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn act_as(&self, account: &str) -> Result<PathBuf> {
+        act_as(&self.plane, &self.scratch, account)
     }
 
     /// Has the host set so, and waits until requests are treated so.
@@ -293,6 +301,14 @@ impl<H: Host> Stage<H> {
         let pickers = self.pickers().map(|picker| tail(&picker.log(), 15));
         format!("{}\npickers:\n{}", self.host.said(), pickers.collect::<String>())
     }
+}
+
+fn act_as(plane: &ControlPlane, scratch: &Scratch, account: &str) -> Result<PathBuf> {
+    let mut rights: Value = serde_json::from_str(&std::fs::read_to_string(plane.kubeconfig())?)?;
+    rights["users"][0]["user"]["as"] = json!(format!("system:serviceaccount:{NAMESPACE}:{account}"));
+    let file = scratch.file(&format!("kubeconfig-of-{account}"));
+    std::fs::write(&file, rights.to_string())?;
+    Ok(file)
 }
 
 async fn engine(host: u8, traces: SocketAddr) -> Result<Engine> {

@@ -46,7 +46,8 @@ fn backends(weights: &[(&str, u32)]) -> Value {
 /// # Errors
 /// When the weights are not kept, or a request meets another picker or two.
 pub(crate) async fn tell<H: Host>(stage: &mut Stage<H>) -> Result<()> {
-    if !H::SHARES_BY_WEIGHT {
+    if !H::PICKER_OF_EACH_SHARE {
+        say("  not told on this host");
         return Ok(());
     }
     stage.wait_until_picked().await?;
@@ -69,10 +70,10 @@ pub(crate) async fn tell<H: Host>(stage: &mut Stage<H>) -> Result<()> {
         ids.insert(id);
     }
     ensure!(EXPECTED.contains(&by_second.len()), "{} of {REQUESTS} by the second pool", by_second.len());
-    let second = decided(&picker, &ids, by_second.len()).await?;
+    let second = decided(&[&picker], &ids, by_second.len()).await?;
     ensure!(second == by_second, "the second picker decided {} requests", second.len());
-    let first = stage.pickers().next().context("a picker runs")?;
-    let first = decided(first, &ids, REQUESTS - by_second.len()).await?;
+    let first: Vec<&Picker> = stage.pickers().collect();
+    let first = decided(&first, &ids, REQUESTS - by_second.len()).await?;
     ensure!(first.is_disjoint(&second), "requests met both pickers");
     say(&format!("  {} of {REQUESTS} by the second pool, weight 1 of 4; each request met one picker", by_second.len()));
 
@@ -86,17 +87,16 @@ pub(crate) async fn tell<H: Host>(stage: &mut Stage<H>) -> Result<()> {
     .await
 }
 
-/// Those of `ids` that the picker decided; waits until there are as many.
-async fn decided(picker: &Picker, ids: &BTreeSet<String>, count: usize) -> Result<BTreeSet<String>> {
+/// Those of `ids` that these pickers decided; waits until there are as many.
+async fn decided(pickers: &[&Picker], ids: &BTreeSet<String>, count: usize) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
     poll::until(&format!("{count} decisions"), SOON, async || {
-        let all = picker.decisions(2 * REQUESTS).await.ok()?;
-        found = all
-            .iter()
-            .filter_map(|one| one["requestId"].as_str())
-            .filter(|id| ids.contains(*id))
-            .map(str::to_owned)
-            .collect();
+        found.clear();
+        for picker in pickers {
+            let all = picker.decisions(2 * REQUESTS).await.ok()?;
+            let theirs = all.iter().filter_map(|one| one["requestId"].as_str()).filter(|id| ids.contains(*id));
+            found.extend(theirs.map(str::to_owned));
+        }
         (found.len() >= count).then_some(())
     })
     .await

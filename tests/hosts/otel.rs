@@ -1,0 +1,66 @@
+//! The guide's settings for traces: gateway and picker tell the guide's collector, and it is one trace.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context as _, Result};
+use serde_json::json;
+use tests::poll;
+use tests::progress::say;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::host::Host;
+use crate::objects::Objects;
+use crate::sandbox::address;
+use crate::stage::{SOON, Stage};
+use crate::traces;
+
+const POD: &str = "otel-collector-0";
+const POD_HOST: u8 = 34;
+const PORT: u16 = 4317;
+
+/// # Errors
+/// When the gateway does not tell the collector, or a trace falls into parts.
+pub(crate) async fn tell<H: Host>(stage: &mut Stage<H>) -> Result<()> {
+    let Some(settings) = H::TELEMETRY else {
+        say("  not for this host, whose gateway is told of a collector when it is started");
+        return Ok(());
+    };
+    // The collector's pod hands on what it gets.
+    let told = Arc::new(AtomicUsize::new(0));
+    let listener = TcpListener::bind((address(POD_HOST), PORT)).await?;
+    let mut collector = JoinSet::new();
+    collector.spawn(hand_on(listener, stage.sink.address(), Arc::clone(&told)));
+    stage.objects.create_pod(POD, &json!({"app": "otel-collector"}), address(POD_HOST)).await?;
+    let manifests = [Objects::example("otel/collector.yaml")?, Objects::example(settings)?];
+    for manifest in &manifests {
+        stage.objects.apply(manifest).await?;
+    }
+    let verdict = async {
+        poll::until("the gateway to call the collector", SOON, async || {
+            stage.ask().await.ok()?;
+            (told.load(Ordering::Relaxed) > 0).then_some(())
+        })
+        .await?;
+        traces::tell(stage).await
+    };
+    let verdict = verdict.await.with_context(|| format!("with {settings}"));
+    for manifest in manifests.iter().rev() {
+        stage.objects.delete(manifest).await?;
+    }
+    stage.objects.remove_pod(POD).await?;
+    verdict
+}
+
+async fn hand_on(listener: TcpListener, to: SocketAddr, told: Arc<AtomicUsize>) {
+    let mut connections = JoinSet::new();
+    while let Ok((mut gateway, _)) = listener.accept().await {
+        told.fetch_add(1, Ordering::Relaxed);
+        connections.spawn(async move {
+            let mut sink = TcpStream::connect(to).await?;
+            tokio::io::copy_bidirectional(&mut gateway, &mut sink).await
+        });
+    }
+}
