@@ -3,10 +3,11 @@
 Started one by one an engine is three processes that import for 20 s each. Here an engine is two:
 the API server and the core, which computes itself.
 
-Says `engine NAME PID` when it forked one, which leads a process group, and `ended NAME STATUS`. When
-this process ends, however it ends, all of them do.
+Says `engine NAME PID` when it forked one, which leads a process group, and `ended NAME STATUS`. One with
+`again` is then forked once more, as a container is restarted: `again NAME PID`. When this process ends,
+however it ends, all of them do.
 
-usage: fleet.py '{"engines": [{"name": "a", "host": "127.0.0.2", "args": ["serve", ...]}]}'
+usage: fleet.py '{"engines": [{"name": "a", "host": "127.0.0.2", "args": ["serve", ...], "again": false}]}'
 """
 
 import ctypes
@@ -79,6 +80,15 @@ def serve(engine):
     vllm()
 
 
+def fork(word, engine, running):
+    pid = os.fork()
+    if pid == 0:
+        serve(engine)
+        os._exit(0)
+    running[pid] = engine
+    print(word, engine["name"], pid, flush=True)
+
+
 def main(engines):
     os.register_at_fork(after_in_child=lambda: LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL))
     start = time.monotonic()
@@ -87,18 +97,17 @@ def main(engines):
     fork_with_what_is_imported()
     let_nixl_rest()
     print(f"imported in {time.monotonic() - start:.1f} s", flush=True)
-    names = {}
+    running = {}
     for engine in engines:
-        pid = os.fork()
-        if pid == 0:
-            serve(engine)
-            os._exit(0)
-        names[pid] = engine["name"]
-        print("engine", engine["name"], pid, flush=True)
-    while names:
+        fork("engine", engine, running)
+    while running:
         pid, status = os.wait()
-        if pid in names:
-            print("ended", names.pop(pid), status, flush=True)
+        engine = running.pop(pid, None)
+        if engine is None:
+            continue
+        print("ended", engine["name"], status, flush=True)
+        if engine.get("again"):
+            fork("again", engine, running)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ pub(crate) const SOON: Duration = Duration::from_secs(30);
 pub(crate) enum Role {
     /// Prefill and decode.
     Whole,
+    /// The same, and started anew when it ends.
+    Restarted,
     /// Prefill and decode with the adapters [`ADAPTERS`].
     Adapted,
     /// Computes prompts and lets NIXL fetch their blocks.
@@ -95,6 +97,7 @@ impl Fleet {
                     "name": index.to_string(),
                     "host": host,
                     "args": args(*role, *host, ports, &model.to_string_lossy(), &scratch),
+                    "again": *role == Role::Restarted,
                     "env": {"VLLM_NIXL_SIDE_CHANNEL_HOST": host, "VLLM_NIXL_SIDE_CHANNEL_PORT": ports.side_channel.to_string()},
                 })
             })
@@ -133,6 +136,21 @@ impl Fleet {
         }
         eprintln!("{} engines answer ({:.0} s)", roles.len(), start.elapsed().as_secs_f64());
         Ok(fleet)
+    }
+
+    /// Waits until an engine that was killed, and is one that starts anew, answers again.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub(crate) async fn wait_until_restarted(&self, engine: &Engine) -> Result<()> {
+        let again = format!("again {} ", engine.name);
+        self.process.find_line("its restart", SOON, |line| line.starts_with(&again).then_some(())).await?;
+        poll::until("the restarted engine", START_DEADLINE, async || {
+            client::get(engine.address, "/health").await.ok().filter(|reply| reply.status == 200)
+        })
+        .await
+        .with_context(|| self.log())?;
+        Ok(())
     }
 
     async fn wait_until_ready(&self, engine: &Engine) -> Result<()> {
@@ -234,7 +252,7 @@ fn args(role: Role, host: Ipv4Addr, ports: Ports, model: &str, scratch: &Scratch
     args.extend(fixed.split_whitespace().chain([block.as_str()]).map(str::to_owned));
     args.extend(["--kv-events-config".to_owned(), events.to_string()]);
     let kv_role = match role {
-        Role::Whole => return args,
+        Role::Whole | Role::Restarted => return args,
         Role::Adapted => {
             let adapters = "--enable-lora --max-loras 2 --max-lora-rank 8 --lora-modules";
             args.extend(adapters.split_whitespace().map(str::to_owned));

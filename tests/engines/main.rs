@@ -11,6 +11,8 @@ mod deaths;
 mod fleet;
 mod install;
 mod pairs;
+mod repeats;
 mod smoke;
 mod stage;
 mod tokens;
+mod wire;
