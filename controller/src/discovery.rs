@@ -70,6 +70,22 @@ impl Known {
     }
 }
 
+/// Does with what is known of a kind what is to be done, and leaves it for the next as soon as something else becomes
+/// known. Ends with the sender.
+pub async fn whenever<W: Future<Output = ()>>(mut known: watch::Receiver<Known>, does: impl Fn(Known) -> W) {
+    loop {
+        let now = *known.borrow_and_update();
+        let doing = async {
+            does(now).await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = doing => {}
+            changed = known.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
 /// Follows a kind's definition and tells what becomes known. Never ends.
 pub async fn follow(client: Client, kind: Kind, known: watch::Sender<Known>) {
     let name = kind.definition;

@@ -352,51 +352,39 @@ fn watch_attachments(tasks: &mut Tasks, observer: &Observer, settings: &Settings
 }
 
 /// Watches gangs while the cluster has them.
-async fn gangs(observer: Observer, mut known: watch::Receiver<Known>) {
-    loop {
-        let now = *known.borrow_and_update();
-        let watching = async {
-            match now {
-                Known::Nothing => {}
-                Known::Absent => {
-                    observer.queue.wake(observer.store.forget::<PodGroup>());
-                    observer.readiness.reached("PodGroup");
-                }
-                Known::Served { .. } => observer.clone().pod_groups().await,
-            }
-            std::future::pending::<()>().await;
-        };
+async fn gangs(observer: Observer, known: watch::Receiver<Known>) {
+    let observer = &observer;
+    let watching = |now: Known| async move {
         if observer.store.set_gangs(now.gangs()) {
             let keys = observer.store.servings().keys();
             observer.queue.wake(keys);
         }
-        tokio::select! {
-            () = watching => {}
-            changed = known.changed() => if changed.is_err() { return },
+        match now {
+            Known::Nothing => {}
+            Known::Absent => {
+                observer.queue.wake(observer.store.forget::<PodGroup>());
+                observer.readiness.reached("PodGroup");
+            }
+            Known::Served { .. } => observer.clone().pod_groups().await,
         }
-    }
+    };
+    discovery::whenever(known, watching).await;
 }
 
 /// Watches LeaderWorkerSets while the cluster has them.
-async fn leader_worker_sets(observer: Observer, mut known: watch::Receiver<Known>) {
-    loop {
-        let now = *known.borrow_and_update();
-        let watching = async {
-            match now {
-                Known::Nothing => {}
-                Known::Absent => observer.sets.forget(),
-                Known::Served { newer } => {
-                    observer.sets.set_generation(newer);
-                    observer.clone().leader_worker_sets().await;
-                }
+async fn leader_worker_sets(observer: Observer, known: watch::Receiver<Known>) {
+    let observer = &observer;
+    let watching = |now| async move {
+        match now {
+            Known::Nothing => {}
+            Known::Absent => observer.sets.forget(),
+            Known::Served { newer } => {
+                observer.sets.set_generation(newer);
+                observer.clone().leader_worker_sets().await;
             }
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            () = watching => {}
-            changed = known.changed() => if changed.is_err() { return },
         }
-    }
+    };
+    discovery::whenever(known, watching).await;
 }
 
 /// One worker.

@@ -17,7 +17,7 @@ use kube::Api;
 use kube::runtime::watcher::Config;
 use tokio::sync::watch;
 
-use crate::discovery::Known;
+use crate::discovery::{self, Known};
 use crate::observe::Observer;
 use crate::observe::tolerant::Tolerant;
 
@@ -53,51 +53,39 @@ impl Observer {
     }
 
     /// Watches the InferencePools while the cluster has them.
-    pub async fn inference_pools(self, mut known: watch::Receiver<Known>) {
-        loop {
-            let now = *known.borrow_and_update();
-            let watching = async {
-                self.attachments.set_pools(matches!(now, Known::Served { .. }));
-                match now {
-                    Known::Nothing => {}
-                    Known::Absent => self.readiness.reached("InferencePool"),
-                    Known::Served { .. } => {
-                        let api = Api::<Tolerant<InferencePool>>::all(self.client.clone());
-                        let tell = |told| self.attachments.tell_pools(told);
-                        self.follow(api, "InferencePool", Config::default(), tell).await;
-                    }
+    pub async fn inference_pools(self, known: watch::Receiver<Known>) {
+        let own = &self;
+        let watching = |now| async move {
+            own.attachments.set_pools(matches!(now, Known::Served { .. }));
+            match now {
+                Known::Nothing => {}
+                Known::Absent => own.readiness.reached("InferencePool"),
+                Known::Served { .. } => {
+                    let api = Api::<Tolerant<InferencePool>>::all(own.client.clone());
+                    let tell = |told| own.attachments.tell_pools(told);
+                    own.follow(api, "InferencePool", Config::default(), tell).await;
                 }
-                std::future::pending::<()>().await;
-            };
-            tokio::select! {
-                () = watching => {}
-                changed = known.changed() => if changed.is_err() { return },
             }
-        }
+        };
+        discovery::whenever(known, watching).await;
     }
 
     /// Watches the HTTPRoutes while the cluster has them.
-    pub async fn http_routes(self, mut known: watch::Receiver<Known>) {
-        loop {
-            let now = *known.borrow_and_update();
-            let watching = async {
-                self.attachments.set_http_routes(matches!(now, Known::Served { .. }));
-                match now {
-                    Known::Nothing => {}
-                    Known::Absent => self.readiness.reached("HTTPRoute"),
-                    Known::Served { .. } => {
-                        let api = Api::<Tolerant<HttpRoute>>::all(self.client.clone());
-                        let tell = |told| self.attachments.tell_http_routes(told);
-                        self.follow(api, "HTTPRoute", Config::default(), tell).await;
-                    }
+    pub async fn http_routes(self, known: watch::Receiver<Known>) {
+        let own = &self;
+        let watching = |now| async move {
+            own.attachments.set_http_routes(matches!(now, Known::Served { .. }));
+            match now {
+                Known::Nothing => {}
+                Known::Absent => own.readiness.reached("HTTPRoute"),
+                Known::Served { .. } => {
+                    let api = Api::<Tolerant<HttpRoute>>::all(own.client.clone());
+                    let tell = |told| own.attachments.tell_http_routes(told);
+                    own.follow(api, "HTTPRoute", Config::default(), tell).await;
                 }
-                std::future::pending::<()>().await;
-            };
-            tokio::select! {
-                () = watching => {}
-                changed = known.changed() => if changed.is_err() { return },
             }
-        }
+        };
+        discovery::whenever(known, watching).await;
     }
 
     /// Watches the pods of every namespace that has ModelServers, and of no other: a cluster may have a great many.

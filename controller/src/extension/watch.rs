@@ -33,29 +33,22 @@ impl Observer {
         );
     }
 
-    async fn pools(&self, fleet: &Fleet, mut known: watch::Receiver<Known>) {
-        loop {
-            let now = *known.borrow_and_update();
-            let watching = async {
-                match now {
-                    Known::Nothing => {}
-                    Known::Absent => {
-                        fleet.tell_pools(Told::ListBegins);
-                        fleet.tell_pools(Told::ListEnds);
-                        self.readiness.reached(POOLS);
-                    }
-                    Known::Served { .. } => {
-                        let api = Api::<Tolerant<InferencePool>>::all(self.client.clone());
-                        self.follow(api, POOLS, Config::default(), |told| fleet.tell_pools(told)).await;
-                    }
+    async fn pools(&self, fleet: &Fleet, known: watch::Receiver<Known>) {
+        let watching = |now| async move {
+            match now {
+                Known::Nothing => {}
+                Known::Absent => {
+                    fleet.tell_pools(Told::ListBegins);
+                    fleet.tell_pools(Told::ListEnds);
+                    self.readiness.reached(POOLS);
                 }
-                std::future::pending::<()>().await;
-            };
-            tokio::select! {
-                () = watching => {}
-                changed = known.changed() => if changed.is_err() { return },
+                Known::Served { .. } => {
+                    let api = Api::<Tolerant<InferencePool>>::all(self.client.clone());
+                    self.follow(api, POOLS, Config::default(), |told| fleet.tell_pools(told)).await;
+                }
             }
-        }
+        };
+        discovery::whenever(known, watching).await;
     }
 
     async fn neighbours(&self, fleet: Arc<Fleet>, namespace: Arc<str>) {
