@@ -66,17 +66,24 @@ struct Documents {
     routes: Vec<Value>,
 }
 
+/// What cargo says here.
+fn cargo(arguments: &[&str]) -> String {
+    let mut command = std::process::Command::new(env!("CARGO"));
+    let output = command.args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
+    assert!(output.status.success(), "cargo {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
 /// Envoy's definitions.
 struct Envoy(DescriptorPool);
 
 impl Envoy {
     fn read() -> Self {
-        let metadata = std::process::Command::new(env!("CARGO"))
-            .args(["metadata", "--format-version", "1", "--offline"])
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .output()
-            .unwrap();
-        let metadata: Value = serde_json::from_slice(&metadata.stdout).unwrap();
+        let version = cargo(&["--version", "--verbose"]);
+        let host = version.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();
+        // What only other platforms need was never downloaded.
+        let metadata = cargo(&["metadata", "--format-version", "1", "--offline", "--filter-platform", host]);
+        let metadata: Value = serde_json::from_str(&metadata).unwrap();
         let package = metadata["packages"].as_array().unwrap().iter().find(|one| one["name"] == "envoy-types").unwrap();
         let protos = Path::new(package["manifest_path"].as_str().unwrap()).with_file_name("proto");
         let mut compiler = protox::Compiler::new(ROOTS.iter().map(|root| protos.join(root))).unwrap();
