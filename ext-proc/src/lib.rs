@@ -29,6 +29,7 @@ pub mod pools;
 mod ports;
 pub mod prefill;
 pub mod profile_file;
+pub mod read_once;
 pub mod recent;
 pub mod resources;
 pub mod rfc3339;

@@ -116,6 +116,7 @@ pub struct Metrics {
     endpoints: Arc<EndpointCounters>,
     reload_failures: Family<SourceLabels, Counter>,
     bodies_hidden: Counter,
+    bodies_read_before: Counter,
     held: Counter,
     duplicates: Counter,
     /// What is heard of the engines' caches.
@@ -150,6 +151,7 @@ impl Metrics {
             endpoints,
             reload_failures: Family::default(),
             bodies_hidden: Counter::default(),
+            bodies_read_before: Counter::default(),
             held: Counter::default(),
             duplicates: Counter::default(),
             kv_events: Arc::default(),
@@ -199,6 +201,11 @@ impl Metrics {
             "bodies_hidden",
             "Requests whose body the data plane did not show: routed by load alone",
             self.bodies_hidden.clone(),
+        );
+        registry.register(
+            "bodies_read_before",
+            "Requests whose body the step before the route had read, so that the pick did not read it again",
+            self.bodies_read_before.clone(),
         );
         registry.register(
             "loads_held",
@@ -302,6 +309,11 @@ impl Metrics {
     /// The data plane hid a request's body.
     pub fn body_hidden(&self) {
         self.bodies_hidden.inc();
+    }
+
+    /// The step before the route had read a request's body.
+    pub fn body_read_before(&self) {
+        self.bodies_read_before.inc();
     }
 
     /// A load is held beyond its stream.

@@ -13,11 +13,14 @@ mod metrics;
 mod stream;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tonic::{Request, Streaming};
 
 use crate::exchange::{Answer, Rules};
 use crate::fleet::Fleet;
+use crate::openai;
+use crate::read_once::{self, ReadBodies};
 use crate::service::wire::{ProcessingRequest, Server};
 use base_models::BaseModels;
 pub use metrics::ModelNameMetrics;
@@ -42,14 +45,16 @@ struct Shared {
     rules: Rules,
     fleet: Arc<Fleet>,
     base_models: BaseModels,
+    /// For the pick, where it is asked in this process.
+    read: Arc<ReadBodies>,
     metrics: Arc<ModelNameMetrics>,
 }
 
 impl ModelNames {
-    /// A step that knows the base models of `fleet`'s ModelRoutes.
+    /// A step that knows the base models of `fleet`'s ModelRoutes, and keeps in `read` what it read.
     #[must_use]
-    pub fn new(rules: Rules, fleet: Arc<Fleet>, metrics: Arc<ModelNameMetrics>) -> Self {
-        Self { shared: Arc::new(Shared { rules, fleet, base_models: BaseModels::default(), metrics }) }
+    pub fn new(rules: Rules, fleet: Arc<Fleet>, read: Arc<ReadBodies>, metrics: Arc<ModelNameMetrics>) -> Self {
+        Self { shared: Arc::new(Shared { rules, fleet, base_models: BaseModels::default(), read, metrics }) }
     }
 
     /// The service for a tonic server, with room for a whole body in one message.
@@ -66,6 +71,16 @@ impl ModelNames {
 }
 
 impl Shared {
+    /// What is said of a body of which this was read.
+    fn answer_to(&self, read: openai::Parsed<'_>, body: &[u8], given: Vec<&'static str>) -> Answer {
+        let mut answer = self.answer(Some(&read.body.model), given);
+        if body.len() >= read_once::WORTH && !answer.set.is_empty() {
+            let token = self.read.keep(read.detach(body), Instant::now());
+            answer.set.extend(token.map(|token| (read_once::TOKEN, token)));
+        }
+        answer
+    }
+
     /// The headers for a request that names `model`; `given` are those of ours that the client sent.
     fn answer(&self, model: Option<&str>, given: Vec<&'static str>) -> Answer {
         let Some(model) = model.filter(|model| can_be_said(model)) else {

@@ -104,6 +104,11 @@ impl ExchangeObserver {
         self.tell(|exchange| exchange.body_read(bytes));
     }
 
+    /// The step before the route has read the body: it is not read again.
+    pub fn body_read_before(&mut self) {
+        self.tell(|exchange| exchange.body_read_before());
+    }
+
     /// The body was parsed.
     pub fn body_parsed(&mut self, body: &Body<'_>) {
         self.tell(|exchange| exchange.body_parsed(body));

@@ -23,6 +23,7 @@ use crate::model_name::{ModelNameMetrics, ModelNames};
 use crate::observer::Observer;
 use crate::pools::POOL_METADATA;
 use crate::prefill::{Alongside, Client};
+use crate::read_once::ReadBodies;
 use crate::tokens::Tokenizers;
 
 pub use stream::ProcessStream;
@@ -103,6 +104,8 @@ struct Shared {
     observer: Observer,
     duplicates: Duplicates,
     holder: Arc<Holder>,
+    /// By the step before the route.
+    read_before: Arc<ReadBodies>,
     prefill: Client,
     alongside: Arc<Alongside>,
 }
@@ -114,8 +117,9 @@ impl Service {
         let duplicates = Duplicates::new(settings.duplicate_ttl, settings.duplicate_capacity);
         let holder = Arc::new(Holder::new(settings.hold_default, settings.hold_capacity));
         let bound = settings.pool.clone();
-        let (prefill, alongside) = (Client::default(), Arc::default());
-        Self { shared: Arc::new(Shared { settings, fleet, observer, duplicates, holder, prefill, alongside }), bound }
+        let (read_before, prefill, alongside) = Default::default();
+        let shared = Shared { settings, fleet, observer, duplicates, holder, read_before, prefill, alongside };
+        Self { shared: Arc::new(shared), bound }
     }
 
     /// The same service for a listener whose port belongs to `pool`.
@@ -143,10 +147,11 @@ impl Service {
         Server::new(self, limit)
     }
 
-    /// The step before the route, by the same rules.
+    /// The step before the route, by the same rules; this service does not read again what that one read.
     #[must_use]
     pub fn model_names(&self, metrics: Arc<ModelNameMetrics>) -> ModelNames {
-        ModelNames::new(self.rules(false), Arc::clone(&self.shared.fleet), metrics)
+        let Shared { fleet, read_before, .. } = &*self.shared;
+        ModelNames::new(self.rules(false), Arc::clone(fleet), Arc::clone(read_before), metrics)
     }
 
     fn rules(&self, mode_override: bool) -> Rules {

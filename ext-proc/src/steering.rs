@@ -25,6 +25,7 @@ pub const REMOVED: &[&str] = &[
     "x-data-parallel-host-port",
     "x-data-parallel-rank",
     "x-kv-cache-source-host-port",
+    crate::read_once::TOKEN,
 ];
 
 /// The header of [`REMOVED`] that `name` is, in any case of letters.

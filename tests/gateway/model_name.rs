@@ -43,12 +43,18 @@ fn has_no_route(reply: &Reply) {
     assert_eq!((reply.status, &error["code"]), (503, &"unknown_pool".into()), "{error}");
 }
 
+/// How many bodies the pick did not have to read, because the step had.
+async fn read_once(world: &World) -> f64 {
+    world.picker.metrics().await.unwrap().sum("kthena_router_bodies_read_before_total", &[]).unwrap_or_default()
+}
+
 #[tokio::test]
 async fn a_request_goes_to_the_pool_of_its_model_or_adapter_in_every_mode_that_shows_the_body() {
     let world = world().await;
     for body in [Body::Buffered, Body::FullDuplex, Body::Streamed] {
         let (_envoy, client) = envoy(&world, body).await;
         let long = "a prompt that fills several frames ".repeat(4000);
+        let before = read_once(&world).await;
         for (model, pool) in [("llama", "llama"), ("sql", "llama"), ("qwen", "qwen")] {
             for prompt in ["short", &long] {
                 let sent = format!(r#"{{"prompt": "{prompt}", "max_tokens": 2, "model": "{model}"}}"#);
@@ -58,9 +64,11 @@ async fn a_request_goes_to_the_pool_of_its_model_or_adapter_in_every_mode_that_s
                 let received = world.engine(reply.engine().unwrap()).received().pop().unwrap();
                 assert_eq!(received.header(MODEL), Some(model));
                 assert_eq!(received.header(BASE_MODEL), Some(pool));
+                assert_eq!(received.header("x-kthena-body-read"), None, "what was for the pick ends there");
                 assert!(received.body_is(sent.as_bytes()), "{body:?}");
             }
         }
+        assert_eq!(read_once(&world).await - before, 3.0, "{body:?}: the long prompts, and no other");
         has_no_route(&client.chat("mistral", &[("user", "x")]).send().await.unwrap());
     }
     world.assert_idle().await;

@@ -76,11 +76,15 @@ impl NameStream {
 
     fn name(&mut self, seen: Seen) {
         let body = self.exchange.body();
-        let model = match seen {
-            Seen::Whole | Seen::Beginning if self.json => openai::parse(&body).ok().map(|parsed| parsed.body.model),
+        let read = match seen {
+            Seen::Whole | Seen::Beginning if self.json => openai::parse(&body).ok(),
             Seen::Whole | Seen::Beginning | Seen::Absent | Seen::Hidden => None,
         };
-        let answer = self.shared.answer(model.as_deref(), std::mem::take(&mut self.given));
+        let given = std::mem::take(&mut self.given);
+        let answer = match read {
+            Some(read) => self.shared.answer_to(read, &body, given),
+            None => self.shared.answer(None, given),
+        };
         self.shared.metrics.answered(!answer.set.is_empty());
         self.exchange.answer(answer, &mut self.steps);
     }

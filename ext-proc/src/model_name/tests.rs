@@ -25,7 +25,13 @@ fn step(routes: &[(&str, i64, &str, &[&str])]) -> Shared {
     let modes = Modes { request: BodySend::Buffered, response: BodySend::None, body_without_waiting: false };
     let rules =
         Rules { fallback: modes, mode_override: false, max_body_size: 1 << 20, deadline: Duration::from_secs(1) };
-    Shared { rules, fleet: Arc::new(fleet), base_models: BaseModels::default(), metrics: Arc::default() }
+    Shared {
+        rules,
+        fleet: Arc::new(fleet),
+        base_models: BaseModels::default(),
+        read: Arc::default(),
+        metrics: Arc::default(),
+    }
 }
 
 fn said(step: &Shared, model: &str) -> [String; 2] {
@@ -69,4 +75,17 @@ fn a_name_that_is_no_header_value_is_not_said() {
         assert_eq!(step.answer(Some(model), Vec::new()), Answer::default(), "{model:?}");
     }
     assert_eq!(said(&step, "模型/7b"), ["模型/7b", "模型/7b"]);
+}
+
+#[test]
+fn a_large_body_is_kept_for_the_pick_and_a_small_one_is_not() {
+    let step = step(&[]);
+    for (size, kept) in [(10, false), (read_once::WORTH, true)] {
+        let body = format!(r#"{{"model":"llama","prompt":"{}"}}"#, "x".repeat(size));
+        let answer = step.answer_to(openai::parse(body.as_bytes()).unwrap(), body.as_bytes(), Vec::new());
+        let token = answer.set.iter().find(|(header, _)| *header == read_once::TOKEN);
+        assert_eq!(token.is_some(), kept, "{size} bytes");
+        let read = token.and_then(|(_, token)| step.read.take(token));
+        assert_eq!(read.is_some_and(|read| read.fits(body.as_bytes())), kept);
+    }
 }

@@ -136,6 +136,10 @@ impl Exchange {
         }
     }
 
+    pub(super) fn body_read_before(&self) {
+        self.tells.metrics.body_read_before();
+    }
+
     pub(super) fn body_read(&mut self, bytes: usize) {
         self.phase(Phase::ReadBody);
         if let Some(span) = &self.span {

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use scheduling::{Body, Prompt};
 
-use super::{Parsed, PromptMembers};
+use super::{Parsed, PromptMembers, model};
 
 /// What was read, without the bytes.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub struct Detached {
     max_tokens: Option<u64>,
     pieces: Vec<Piece>,
     members: PromptMembers,
+    /// Of the bytes.
+    length: usize,
 }
 
 #[derive(Debug)]
@@ -41,7 +43,7 @@ impl Parsed<'_> {
             Cow::Owned(text) => Piece::Text(text),
         };
         let pieces = prompt.pieces.into_iter().map(piece).collect();
-        Detached { name: name.into_owned(), model, stream, max_tokens, pieces, members }
+        Detached { name: name.into_owned(), model, stream, max_tokens, pieces, members, length: bytes.len() }
     }
 }
 
@@ -50,6 +52,26 @@ impl Detached {
     #[must_use]
     pub fn members(&self) -> &PromptMembers {
         &self.members
+    }
+
+    /// Whether `bytes` may be those that this was read of: as many, and with the same model at the same place. Where
+    /// they are not the same after all, [`Detached::attach`] says other text of the prompt than there is, which makes
+    /// a pick worse and nothing wrong: the model and its place, by which bytes are changed, are right.
+    #[must_use]
+    pub fn fits(&self, bytes: &[u8]) -> bool {
+        let named = |value| model(value).is_ok_and(|name| name == self.name);
+        bytes.len() == self.length && bytes.get(self.model.clone()).is_some_and(named)
+    }
+
+    /// Bytes of memory that this takes, about.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let text = |piece: &Piece| match piece {
+            Piece::Place(_) => 0,
+            Piece::Text(text) => text.len(),
+        };
+        let pieces = self.pieces.len() * size_of::<Piece>() + self.pieces.iter().map(text).sum::<usize>();
+        size_of::<Self>() + self.name.len() + pieces + self.members.bytes()
     }
 
     /// What was read of `bytes`, once more.
@@ -84,5 +106,22 @@ mod tests {
         assert_eq!(again.body.max_tokens, Some(7));
         assert_eq!(again.body.prompt.pieces, expected.body.prompt.pieces);
         assert_eq!(again.body.prompt.pieces.len(), 4, "tools, text, ids, text: {:?}", again.body.prompt.pieces);
+    }
+
+    #[test]
+    fn bytes_fit_with_their_length_and_their_model() {
+        let bytes = br#"{"model":"m\u0031","prompt":"x"}"#;
+        let detached = parse(bytes).unwrap().detach(bytes);
+        assert!(detached.fits(bytes));
+        assert!(detached.fits(br#"{"model":"m\u0031","prompt":"y"}"#), "nobody can tell without reading all");
+        for other in [
+            &br#"{"model":"m\u0032","prompt":"x"}"#[..],
+            br#"{"prompt":"x","model":"m\u0031"}"#,
+            br#"{"model":"m\u0031","prompt":"xy"}"#,
+            br#"{"model":"m\u0031","#,
+            b"",
+        ] {
+            assert!(!detached.fits(other), "{}", String::from_utf8_lossy(other));
+        }
     }
 }

@@ -47,6 +47,11 @@ impl PromptMembers {
         self.0.extend(which.map(|(number, _)| (number, value)));
     }
 
+    /// Bytes of memory that the list takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.0.len() * size_of::<(u8, Range<usize>)>()
+    }
+
     /// Each with the bytes of its value in `body`, of which this was found.
     pub fn of<'a>(&'a self, body: &'a [u8]) -> impl Iterator<Item = (u8, &'a [u8])> {
         self.0.iter().map(|(number, value)| (*number, body.get(value.clone()).unwrap_or_default()))

@@ -7,7 +7,7 @@ use scheduling::{Content, Decision, Headers, PoolName, RefusalKind, Request, Sub
 
 use crate::duplicates::{self, Key};
 use crate::from_proto::WireHeaders;
-use crate::openai;
+use crate::openai::{self, Detached};
 
 /// What is kept of the request's headers message.
 pub(super) struct RequestHead {
@@ -17,6 +17,8 @@ pub(super) struct RequestHead {
     pub(super) named: bool,
     pub(super) pool: Result<PoolName, RefusalKind>,
     pub(super) subset: Option<Subset>,
+    /// Of the body, by the step before the route.
+    pub(super) read_before: Option<Detached>,
 }
 
 impl RequestHead {

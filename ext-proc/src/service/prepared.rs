@@ -11,7 +11,7 @@ use crate::exchange::Seen;
 use crate::openai::{self, Detached};
 use crate::tokens::{self, Asking, InTokens};
 
-/// A request that was read and resolved, and its tokens if there are any.
+/// A request that was read; resolved and with its tokens, where those were asked for.
 pub(super) struct Prepared {
     pub(super) read: Detached,
     pub(super) resolution: Option<Resolution>,
@@ -21,22 +21,37 @@ pub(super) struct Prepared {
 /// Ends with the tokens, or with none.
 pub(super) type Preparing = Pin<Box<dyn Future<Output = Prepared> + Send>>;
 
-/// Reads the body and resolves the route, to ask for the tokens where the profile wants them; the future
-/// does nothing until it is polled, and waits for a bounded time. What cannot be read or resolved is refused
-/// later.
-pub(super) fn preparing(shared: &Shared, head: &RequestHead, seen: Seen, body: Bytes) -> Option<Preparing> {
-    let pool = head.pool.as_ref().ok()?;
-    if seen != Seen::Whole || !tokens::is_wanted(&shared.fleet, head.path()) || !head.is_json() {
-        return None;
+/// How far a request is prepared.
+pub(super) enum Preparation {
+    /// It waits for its tokens; the future does nothing until it is polled, and waits for a bounded time.
+    Under(Preparing),
+    /// Nothing is to be waited for. `None`: nothing was read.
+    Done(Option<Box<Prepared>>),
+}
+
+/// Reads the body, unless it is `read` already, and resolves the route, to ask for the tokens where the profile wants
+/// them. What cannot be read or resolved is refused later.
+pub(super) fn preparing(
+    shared: &Shared,
+    head: &RequestHead,
+    seen: Seen,
+    body: Bytes,
+    read: Option<Detached>,
+) -> Preparation {
+    let wanted = seen == Seen::Whole && tokens::is_wanted(&shared.fleet, head.path()) && head.is_json();
+    let read = read.or_else(|| if wanted { Some(openai::parse(&body).ok()?.detach(&body)) } else { None });
+    let asking = read.as_ref().filter(|_| wanted).zip(head.pool.as_ref().ok()).and_then(|(read, pool)| {
+        let request = head.request(Content::Parsed(read.attach(&body).body));
+        Asking::of(shared.settings.tokenizers.as_ref(), &shared.fleet, pool, &request)
+    });
+    match (read, asking) {
+        (Some(read), Some(asking)) => Preparation::Under(Box::pin(async move {
+            let tokens = asking.tokens(&body, Some(read.members())).await;
+            Prepared { read, resolution: asking.resolution, tokens }
+        })),
+        (read, _) => {
+            let prepared = |read| Box::new(Prepared { read, resolution: None, tokens: None });
+            Preparation::Done(read.map(prepared))
+        }
     }
-    let openai::Parsed { body: content, model, members } = openai::parse(&body).ok()?;
-    let mut request = head.request(Content::Parsed(content));
-    let asking = Asking::of(shared.settings.tokenizers.as_ref(), &shared.fleet, pool, &request)?;
-    let content = std::mem::replace(&mut request.content, Content::Absent);
-    let Content::Parsed(content) = content else { return None };
-    let read = openai::Parsed { body: content, model, members }.detach(&body);
-    Some(Box::pin(async move {
-        let tokens = asking.tokens(&body, Some(read.members())).await;
-        Prepared { read, resolution: asking.resolution, tokens }
-    }))
 }

@@ -21,7 +21,7 @@ use super::answer::answer;
 use super::inbound::{self, Arrival, Inbound};
 use super::kept::{Answered, RequestHead};
 use super::prefill::{self, Asked, Plan};
-use super::prepared::{Prepared, Preparing, preparing};
+use super::prepared::{Preparation, Prepared, Preparing, preparing};
 use super::wire::ProcessingRequest;
 use crate::exchange::{Exchange, Input, Message, Rules, Seen, Step};
 use crate::from_proto::{self, Heard, WireHeaders};
@@ -29,7 +29,7 @@ use crate::observer::ExchangeObserver;
 use crate::openai;
 use crate::prefill::{Job, Outcome, Running, Split};
 use crate::tokens::InTokens;
-use crate::{pools, splice, to_proto};
+use crate::{pools, read_once, splice, to_proto};
 
 /// A stream that ends so soon after our last message was ended by that message: where Envoy ends
 /// early, it does so as soon as it was answered. One that lives longer lives with the HTTP request.
@@ -149,7 +149,9 @@ impl ProcessStream {
         let named = given.is_some();
         let id = given.unwrap_or_else(|| format!("{:032x}", rand::rng().random::<u128>()));
         let subset = from_proto::subset(message.metadata_context.as_ref());
-        self.request = Some(RequestHead { headers, id, named, pool, subset });
+        let token = headers.get(read_once::TOKEN);
+        let read_before = token.and_then(|token| self.shared.read_before.take(token));
+        self.request = Some(RequestHead { headers, id, named, pool, subset, read_before });
     }
 
     fn response_headers(&mut self, headers: &WireHeaders, metadata: Option<&Metadata>) {
@@ -181,9 +183,15 @@ impl ProcessStream {
 
     /// Picks, once the prompt's tokens are there if the profile wants them.
     fn prepare(&mut self, seen: Seen) {
-        match self.request.as_ref().and_then(|head| preparing(&self.shared, head, seen, self.exchange.body())) {
-            Some(preparing) => self.tokenizing = Some((seen, preparing)),
-            None => self.pick(seen, None),
+        let Some(head) = &mut self.request else { return self.pick(seen, None) };
+        let body = self.exchange.body();
+        let read = head.read_before.take().filter(|read| seen == Seen::Whole && head.is_json() && read.fits(&body));
+        if read.is_some() {
+            self.observer.body_read_before();
+        }
+        match preparing(&self.shared, head, seen, body, read) {
+            Preparation::Under(preparing) => self.tokenizing = Some((seen, preparing)),
+            Preparation::Done(prepared) => self.pick(seen, prepared.as_deref()),
         }
     }
 
