@@ -114,6 +114,7 @@ impl Host for AiGateway {
     const HEEDS_FAILURE_MODE: bool = false;
     // With a second one in a rule its controller answers with an error, and nothing more is programmed.
     const SHARES_BY_WEIGHT: bool = false;
+    const TELEMETRY: &'static str = EnvoyGateway::TELEMETRY;
 
     async fn build() -> Result<()> {
         EnvoyGateway::build().await?;
@@ -202,6 +203,14 @@ impl Host for AiGateway {
             objects.merge("inference.networking.k8s.io/v1", "InferencePool", "llama", &patch).await?;
         }
         Ok(())
+    }
+
+    async fn tell_spans(&self, objects: &Objects, settings: &str) -> Result<()> {
+        self.gateway.tell_spans(objects, settings).await
+    }
+
+    async fn tell_spans_as_before(&self, objects: &Objects, settings: &str) -> Result<()> {
+        self.gateway.tell_spans_as_before(objects, settings).await
     }
 
     fn said(&self) -> String {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::cluster::binaries::Binary;
 use tests::cluster::control_plane::ControlPlane;
 use tests::cluster::crds::GatewayKinds;
@@ -20,6 +20,11 @@ use crate::stage::{SOON, tail};
 
 /// Where it keeps its own things in the cluster.
 const HOME: &str = "envoy-gateway-system";
+
+/// Where a user reads how to have spans told to a collector.
+const TELEMETRY_GUIDE: &str = include_str!("../../gateway-api-examples/otel/README.md");
+
+const GATEWAYS: &str = "gateway.networking.k8s.io/v1";
 
 /// Its certificates are in `/certs`, whatever one says. So it gets a root of its own in a mount namespace of its own:
 /// all that is in `/`, and this folder more. `$1` holds the certificates, the rest is the command.
@@ -54,7 +59,7 @@ impl EnvoyGateway {
         plane: &ControlPlane,
         objects: &Objects,
         traces: SocketAddr,
-        more: &serde_json::Value,
+        more: &Value,
     ) -> Result<Self> {
         let scratch = Scratch::new("envoy-gateway")?;
         let folder = |name: &str| scratch.file(name).to_string_lossy().into_owned();
@@ -118,19 +123,22 @@ impl EnvoyGateway {
     }
 }
 
-/// The class that an installation brings; here with an Envoy that is a process.
+/// These settings of an `EnvoyProxy`, for an Envoy that is a process.
+fn of_a_process(mut spec: Value) -> Value {
+    spec["provider"] = json!({"type": "Host", "host": {"envoyVersion": envoy::VERSION}});
+    spec["concurrency"] = json!(1);
+    spec["extraArgs"] = json!(["--disable-hot-restart"]);
+    spec
+}
+
+/// The class that an installation brings.
 fn class(traces: SocketAddr) -> String {
     let proxy = json!({
         "apiVersion": "gateway.envoyproxy.io/v1alpha1", "kind": "EnvoyProxy",
         "metadata": {"name": "process", "namespace": HOME},
-        "spec": {
-            "provider": {"type": "Host", "host": {"envoyVersion": envoy::VERSION}},
-            "concurrency": 1,
-            "extraArgs": ["--disable-hot-restart"],
-            "telemetry": {"tracing": {"samplingRate": 100, "provider": {
-                "type": "OpenTelemetry", "host": traces.ip(), "port": traces.port(),
-            }}},
-        },
+        "spec": of_a_process(json!({"telemetry": {"tracing": {"samplingRate": 100, "provider": {
+            "type": "OpenTelemetry", "host": traces.ip(), "port": traces.port(),
+        }}}})),
     });
     let class = json!({
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "eg"},
@@ -173,6 +181,7 @@ impl Host for EnvoyGateway {
         Setting::new(Body::Buffered, Failure::Open),
     ];
     const SCENARIOS: bool = false;
+    const TELEMETRY: &'static str = "otel/envoy-gateway.yaml";
 
     async fn build() -> Result<()> {
         Binary::EnvoyGateway.path().await.map(drop)
@@ -215,6 +224,20 @@ impl Host for EnvoyGateway {
             "metadata": {"accessibleNamespaces": ["envoy.lb"], "writableNamespaces": ["envoy.lb"]},
         }]}});
         objects.merge("gateway.envoyproxy.io/v1alpha1", "EnvoyExtensionPolicy", "llama-epp", &patch).await
+    }
+
+    async fn tell_spans(&self, objects: &Objects, settings: &str) -> Result<()> {
+        let mut proxy: Value = serde_saphyr::from_str(settings)?;
+        proxy["spec"] = of_a_process(proxy["spec"].take());
+        objects.apply(&proxy.to_string()).await?;
+        let command = TELEMETRY_GUIDE.split("kubectl patch gateway inference --type=merge -p '").nth(1);
+        let patch = command.and_then(|rest| rest.split('\'').next()).context("the guide's patch of the Gateway")?;
+        objects.merge(GATEWAYS, "Gateway", "inference", &serde_json::from_str(patch)?).await
+    }
+
+    async fn tell_spans_as_before(&self, objects: &Objects, settings: &str) -> Result<()> {
+        objects.merge(GATEWAYS, "Gateway", "inference", &json!({"spec": {"infrastructure": null}})).await?;
+        objects.delete(settings).await
     }
 
     fn said(&self) -> String {

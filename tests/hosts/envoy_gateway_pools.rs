@@ -47,6 +47,7 @@ impl Host for EnvoyGatewayPools {
     ];
     const PICKER_OF_EACH_SHARE: bool = true;
     const SCENARIOS: bool = false;
+    const TELEMETRY: &'static str = EnvoyGateway::TELEMETRY;
 
     async fn build() -> Result<()> {
         operator::binary().await?;
@@ -95,6 +96,14 @@ impl Host for EnvoyGatewayPools {
             objects.merge("inference.networking.k8s.io/v1", "InferencePool", "llama", &patch).await?;
         }
         Ok(())
+    }
+
+    async fn tell_spans(&self, objects: &Objects, settings: &str) -> Result<()> {
+        self.gateway.tell_spans(objects, settings).await
+    }
+
+    async fn tell_spans_as_before(&self, objects: &Objects, settings: &str) -> Result<()> {
+        self.gateway.tell_spans_as_before(objects, settings).await
     }
 
     fn said(&self) -> String {

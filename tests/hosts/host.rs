@@ -84,7 +84,7 @@ pub(crate) trait Host: Sized {
     /// Whether one rule may share requests among several pools, of which the picker of the last is asked.
     const SHARES_BY_WEIGHT: bool = true;
     /// The example that has a running gateway tell its spans to a collector.
-    const TELEMETRY: Option<&'static str> = None;
+    const TELEMETRY: &'static str;
 
     /// Builds its programs, where the cache has none.
     async fn build() -> Result<()>;
@@ -103,6 +103,16 @@ pub(crate) trait Host: Sized {
 
     /// Has it set.
     async fn set(&self, objects: &Objects, setting: Setting) -> Result<()>;
+
+    /// Has the running gateway tell its spans to the guide's collector; `settings` is the example's manifest.
+    async fn tell_spans(&self, objects: &Objects, settings: &str) -> Result<()> {
+        objects.apply(settings).await
+    }
+
+    /// Takes that back.
+    async fn tell_spans_as_before(&self, objects: &Objects, settings: &str) -> Result<()> {
+        objects.delete(settings).await
+    }
 
     /// The ends of its logs.
     fn said(&self) -> String;

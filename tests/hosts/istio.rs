@@ -94,7 +94,7 @@ impl Host for Istio {
     const KINDS: &'static [GatewayKinds] = &[GatewayKinds::GatewayApi, GatewayKinds::Istio];
     const SETTINGS: &'static [Setting] =
         &[Setting::new(Body::FullDuplex, Failure::Close), Setting::new(Body::FullDuplex, Failure::Open)];
-    const TELEMETRY: Option<&'static str> = Some("otel/istio.yaml");
+    const TELEMETRY: &'static str = "otel/istio.yaml";
 
     const FLEET: bool = true;
 

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Context as _, Result};
 use serde_json::json;
 use tests::poll;
-use tests::progress::say;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
@@ -24,20 +23,15 @@ const PORT: u16 = 4317;
 /// # Errors
 /// When the gateway does not tell the collector, or a trace falls into parts.
 pub(crate) async fn tell<H: Host>(stage: &mut Stage<H>) -> Result<()> {
-    let Some(settings) = H::TELEMETRY else {
-        say("  not for this host, whose gateway is told of a collector when it is started");
-        return Ok(());
-    };
     // The collector's pod hands on what it gets.
     let told = Arc::new(AtomicUsize::new(0));
     let listener = TcpListener::bind((address(POD_HOST), PORT)).await?;
     let mut collector = JoinSet::new();
     collector.spawn(hand_on(listener, stage.sink.address(), Arc::clone(&told)));
     stage.objects.create_pod(POD, &json!({"app": "otel-collector"}), address(POD_HOST)).await?;
-    let manifests = [Objects::example("otel/collector.yaml")?, Objects::example(settings)?];
-    for manifest in &manifests {
-        stage.objects.apply(manifest).await?;
-    }
+    let [service, settings] = [Objects::example("otel/collector.yaml")?, Objects::example(H::TELEMETRY)?];
+    stage.objects.apply(&service).await?;
+    stage.host.tell_spans(&stage.objects, &settings).await?;
     let verdict = async {
         poll::until("the gateway to call the collector", SOON, async || {
             stage.ask().await.ok()?;
@@ -46,10 +40,9 @@ pub(crate) async fn tell<H: Host>(stage: &mut Stage<H>) -> Result<()> {
         .await?;
         traces::tell(stage).await
     };
-    let verdict = verdict.await.with_context(|| format!("with {settings}"));
-    for manifest in manifests.iter().rev() {
-        stage.objects.delete(manifest).await?;
-    }
+    let verdict = verdict.await.with_context(|| format!("with {}: {}", H::TELEMETRY, stage.said()));
+    stage.host.tell_spans_as_before(&stage.objects, &settings).await?;
+    stage.objects.delete(&service).await?;
     stage.objects.remove_pod(POD).await?;
     verdict
 }
