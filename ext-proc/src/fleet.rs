@@ -21,6 +21,7 @@ use scheduling::{
     Decision, Endpoint, Event, InFlight, Moment, Pool, PoolName, PrefixIndex, Profile, Refusal, RefusalKind, Request,
     Slot, Snapshot, State, Verdict, WhatIf, WhatIfError, schedule,
 };
+use tokio::sync::watch;
 use tracing::warn;
 
 use crate::kv_events::subscriber::same;
@@ -36,6 +37,7 @@ pub struct Fleet {
     snapshot: ArcSwap<Snapshot>,
     profile: ArcSwap<Profile>,
     locks: ArcSwap<Locks>,
+    declared: watch::Sender<u64>,
 }
 
 impl Fleet {
@@ -49,6 +51,7 @@ impl Fleet {
             state: Mutex::new(state),
             profile: ArcSwap::from_pointee(profile),
             locks: ArcSwap::default(),
+            declared: watch::Sender::default(),
         }
     }
 
@@ -64,7 +67,9 @@ impl Fleet {
         if state.apply(self.now(), event) {
             let snapshot = state.snapshot();
             self.fit_locks(&snapshot);
+            let generation = snapshot.generation;
             self.snapshot.store(snapshot);
+            self.declared.send_if_modified(|declared| std::mem::replace(declared, generation) != generation);
         }
     }
 
@@ -76,6 +81,12 @@ impl Fleet {
         }
         let lock = |pool: &PoolName| locks.get(pool).cloned().unwrap_or_else(new_rng);
         self.locks.store(Arc::new(snapshot.pools.keys().map(|pool| (pool.clone(), lock(pool))).collect()));
+    }
+
+    /// Wakes whoever follows what is declared; its value is the generation of the last snapshot.
+    #[must_use]
+    pub fn declared(&self) -> watch::Receiver<u64> {
+        self.declared.subscribe()
     }
 
     /// The fleet at this moment.

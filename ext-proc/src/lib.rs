@@ -43,3 +43,4 @@ pub mod tls;
 pub mod to_proto;
 pub mod tokens;
 pub mod trace;
+pub mod xds;

@@ -27,6 +27,7 @@ use crate::fleet::Fleet;
 use crate::kv_events::KvMetrics;
 use crate::model_name::ModelNameMetrics;
 use crate::tokens::TokenMetrics;
+use crate::xds::XdsMetrics;
 use fleet::{EndpointCounters, FleetCollector};
 use labels::{DurationLabels, KnownModels, ModelLabels, ModelName, ReasonLabels, RequestLabels, SourceLabels, Trace};
 use prefill::PrefillMetrics;
@@ -125,6 +126,8 @@ pub struct Metrics {
     pub tokens: Arc<TokenMetrics>,
     /// What the step before the route has done.
     pub model_names: Arc<ModelNameMetrics>,
+    /// What Envoys were told of endpoints.
+    pub xds: Arc<XdsMetrics>,
     prefill: PrefillMetrics,
 }
 
@@ -157,6 +160,7 @@ impl Metrics {
             kv_events: Arc::default(),
             tokens: Arc::default(),
             model_names: Arc::default(),
+            xds: Arc::default(),
             prefill: PrefillMetrics::default(),
             fleet,
         };
@@ -220,6 +224,7 @@ impl Metrics {
         self.kv_events.register(registry);
         self.tokens.register(registry);
         self.model_names.register(registry);
+        self.xds.register(registry);
         self.prefill.register(registry);
         let spans = [
             ("trace_spans_ended", "Sampled spans that ended", &counters.spans_ended),

@@ -57,6 +57,20 @@ pub fn find(snapshot: &Snapshot, hints: Hints<'_>) -> Result<PoolName, RefusalKi
     }
 }
 
+/// The pool that an Envoy's cluster is about: the one that its name names, else the one that the process is `bound` to,
+/// else the only pool that there is.
+#[must_use]
+pub fn of_cluster<'a>(snapshot: &'a Snapshot, name: &str, bound: Option<&PoolName>) -> Option<&'a Pool> {
+    let only = || one(snapshot.pools.values().map(AsRef::as_ref));
+    match (named(snapshot, name), bound) {
+        (Some(pool), _) => Some(pool),
+        // Whoever writes a namespace means a pool.
+        (None, _) if name.contains('/') => None,
+        (None, Some(bound)) => snapshot.pools.get(bound).map(AsRef::as_ref),
+        (None, None) => only(),
+    }
+}
+
 /// The only one of `pools`.
 fn one<'a, T>(mut pools: impl Iterator<Item = T> + 'a) -> Option<T> {
     let first = pools.next()?;

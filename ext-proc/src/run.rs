@@ -40,6 +40,7 @@ use crate::telemetry::Telemetry;
 use crate::tls::Certificate;
 use crate::tokens::Tokenizers;
 use crate::trace::Tracing;
+use crate::xds::Endpoints;
 
 /// How long new exchanges are still taken after readiness was given up, so that data planes and
 /// kubelets see it first.
@@ -311,12 +312,16 @@ impl Picker {
         let recent = Arc::new(Recent::default());
         let observer = Observer::new(Arc::clone(&metrics), Arc::clone(&recent), access_log, tracing);
         let tokenizers = settings.tokenizers.clone();
+        let endpoints =
+            Endpoints::new(Arc::clone(&fleet), settings.pool.clone(), Arc::clone(&metrics.xds), stop.clone());
         let service = Service::new(settings, Arc::clone(&fleet), observer);
 
         let mut exchanges = Tasks::new();
         for (pool, listener) in grpc {
             let service = pool.map_or_else(|| service.clone(), |pool| service.bound_to(pool));
-            let routes = Routes::new(service.into_server()).add_service(health::server(readiness.clone()));
+            let routes = Routes::new(service.into_server())
+                .add_service(health::server(readiness.clone()))
+                .add_service(endpoints.clone().into_server());
             let incoming = connections(listener, certificate.clone(), tls);
             exchanges.spawn("ext_proc", serve_grpc(routes, incoming, stop.clone().cancelled_owned()));
         }

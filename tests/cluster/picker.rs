@@ -1,6 +1,7 @@
 //! The picker's fleet from a real API server.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -14,6 +15,7 @@ use tests::cluster::namespace::Namespace;
 use tests::cluster::proxy::{Fault, Proxy};
 use tests::picker::{Picker, PickerOptions};
 use tests::poll;
+use tests::shapes::{Pool, standalone};
 
 /// From a change until the picker has seen it, on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
@@ -90,6 +92,34 @@ async fn endpoints_come_and_go_with_pods_and_the_pool() -> Result<()> {
     let pools = namespace.api::<InferencePool>();
     pools.patch("llama", &PatchParams::default(), &Patch::Merge(another_port)).await?;
     wait_for(&picker, &["10.1.0.2:8001"]).await
+}
+
+#[tokio::test]
+async fn a_stand_alone_envoy_follows_the_pods_of_a_cluster() -> Result<()> {
+    let plane = ControlPlane::shared().await?;
+    let namespace = plane.namespace("picker-envoy").await?;
+    let proxy = Proxy::start(plane).await?;
+    create_pool(&namespace).await?;
+    create_pod(&namespace, "one", "10.1.0.1").await?;
+    let picker = start(&namespace, &proxy).await?;
+    let config = standalone::config(&Pool::new("llama", &[], picker.grpc_address()))?;
+    // As in the file: the picker has one pool.
+    let envoy = config.vary(|config| config.clusters()[1]["eds_cluster_config"]["service_name"] = Value::Null);
+    let envoy = envoy.start().await?;
+    let has = async |wanted: &[&str]| {
+        let wanted: BTreeSet<SocketAddr> = wanted.iter().map(|address| address.parse().unwrap()).collect();
+        poll::until(&format!("the hosts {wanted:?}"), SOON, async || {
+            (envoy.hosts("engines").await.ok()? == wanted).then_some(())
+        })
+        .await
+    };
+    has(&["10.1.0.1:8000"]).await?;
+    create_pod(&namespace, "two", "10.1.0.2").await?;
+    has(&["10.1.0.1:8000", "10.1.0.2:8000"]).await?;
+    set_status(&namespace, "one", "10.1.0.1", false).await?;
+    has(&["10.1.0.2:8000"]).await?;
+    namespace.api::<InferencePool>().delete("llama", &DeleteParams::default()).await?;
+    has(&[]).await
 }
 
 #[tokio::test]

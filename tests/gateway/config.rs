@@ -29,7 +29,6 @@ async fn the_standalone_configuration_is_valid_with_all_its_comments_taken_away(
     let text: String = text.lines().map(uncommented).collect();
     assert!(text.contains("\n          tracing:\n") && text.contains("\n  - name: otel\n"), "{text}");
     std::fs::write(folder.file("standalone.yaml"), text).unwrap();
-    std::fs::copy(standalone::path().with_file_name("endpoints.yaml"), folder.file("endpoints.yaml")).unwrap();
     envoy::validate(&folder.file("standalone.yaml")).await.unwrap();
 }
 
@@ -44,5 +43,4 @@ async fn envoy_accepts_the_shapes_of_all_gateways() {
     for body in plain::Body::ALL {
         plain::config(&pools[0], body).start().await.unwrap();
     }
-    standalone::config(&pools[0]).unwrap().start().await.unwrap();
 }

@@ -6,6 +6,7 @@
 //! | Envoy Gateway, AI Gateway, Istio, ours; several pools in one picker | `shapes.rs` |
 //! | bodies byte for byte, rewritten and not; headers and trailers | `bodies.rs`, `steering.rs` |
 //! | lists, subsets, served endpoints | `endpoints.rs` |
+//! | a stand-alone Envoy that knows engines from the picker | `following.rs` |
 //! | what clients get when there is no endpoint for them | `refusals.rs` |
 //! | the model in a header, before the route is chosen | `model_name.rs` |
 //! | engines that are all full | `saturation.rs` |
@@ -22,6 +23,7 @@ mod broken_pairs;
 mod config;
 mod endpoints;
 mod failures;
+mod following;
 mod harness;
 mod kv_aware;
 mod model_name;

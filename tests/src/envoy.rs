@@ -2,7 +2,7 @@
 
 mod fetch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -75,20 +75,9 @@ impl Envoy {
     ///
     /// # Errors
     /// When Envoy cannot be fetched or refuses the configuration, with what it said.
-    pub async fn start(config: Value) -> Result<Self> {
-        Self::start_with(config, &[]).await
-    }
-
-    /// As [`Envoy::start`], with files beside the configuration.
-    ///
-    /// # Errors
-    /// As [`Envoy::start`].
-    pub async fn start_with(mut config: Value, files: &[(&str, &str)]) -> Result<Self> {
+    pub async fn start(mut config: Value) -> Result<Self> {
         let binary = binary().await?;
         let scratch = Scratch::new("envoy")?;
-        for (name, text) in files {
-            std::fs::write(scratch.file(name), text)?;
-        }
         config["admin"] = serde_json::json!({
             "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
         });
@@ -178,6 +167,22 @@ impl Envoy {
             .filter_map(|line| line.split_once(": "))
             .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
             .collect())
+    }
+
+    /// The addresses of a cluster's hosts.
+    ///
+    /// # Errors
+    /// When Envoy does not answer.
+    pub async fn hosts(&self, cluster: &str) -> Result<BTreeSet<SocketAddr>> {
+        let clusters = self.admin("/clusters?format=json").await?.json()?;
+        let all = clusters["cluster_statuses"].as_array().into_iter().flatten();
+        let hosts = all.filter(|one| one["name"] == cluster).flat_map(|one| one["host_statuses"].as_array()).flatten();
+        let address = |host: &Value| {
+            let socket = &host["address"]["socket_address"];
+            let port = u16::try_from(socket["port_value"].as_u64()?).ok()?;
+            Some(SocketAddr::new(socket["address"].as_str()?.parse().ok()?, port))
+        };
+        Ok(hosts.filter_map(address).collect())
     }
 
     /// The whole configuration that is in force.

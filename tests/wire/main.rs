@@ -2,6 +2,7 @@
 
 mod bodies;
 mod deadlines;
+mod endpoints;
 mod envoy;
 mod feedback;
 mod messages;

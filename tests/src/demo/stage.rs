@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use crate::config_dir::{ConfigDir, Group};
+use crate::config_dir::{ConfigDir, Group, NAMESPACE};
 use crate::engine::{Engine, EngineConfig, KvEvents};
 use crate::envoy::Envoy;
 use crate::otlp_sink::OtlpSink;
@@ -175,9 +175,7 @@ async fn in_front(pools: &[(Pool, Option<&Vec<Engine>>); 3], sink: SocketAddr) -
     for (pool, baseline) in pools {
         let mut cluster = engines.clone();
         cluster["name"] = pool.name.as_str().into();
-        cluster["type"] = "STATIC".into();
-        cluster.as_object_mut().context("cluster")?.remove("eds_cluster_config");
-        cluster["load_assignment"] = shapes::load_assignment(&pool.name, &pool.endpoints);
+        cluster["eds_cluster_config"]["service_name"] = format!("{NAMESPACE}/{}", pool.name).into();
         shape.clusters().push(cluster);
         let mut listener = named(&template, &pool.name);
         let manager = manager_of(&mut listener);

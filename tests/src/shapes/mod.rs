@@ -57,7 +57,6 @@ impl Pool {
 #[derive(Clone, Debug)]
 pub struct GatewayConfig {
     config: Value,
-    files: Vec<(String, String)>,
 }
 
 impl GatewayConfig {
@@ -79,7 +78,7 @@ impl GatewayConfig {
             }],
             "clusters": clusters,
         }});
-        Self { config, files: Vec::new() }
+        Self { config }
     }
 
     /// The HttpConnectionManager, to be varied.
@@ -176,8 +175,7 @@ impl GatewayConfig {
     /// # Errors
     /// As [`Envoy::start`].
     pub async fn start(self) -> Result<Envoy> {
-        let files: Vec<(&str, &str)> = self.files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
-        Envoy::start_with(self.config, &files).await
+        Envoy::start(self.config).await
     }
 }
 

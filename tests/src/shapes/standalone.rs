@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use super::{GatewayConfig, Pool, load_assignment};
+use super::{GatewayConfig, Pool};
+use crate::config_dir::NAMESPACE;
 
 /// The file itself.
 #[must_use]
@@ -13,7 +14,7 @@ pub fn path() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/envoy/standalone.yaml"))
 }
 
-/// The file's configuration for one pool.
+/// The file's configuration for one pool, whose endpoints its picker tells.
 ///
 /// # Errors
 /// When the file cannot be read, or has not the places where addresses go.
@@ -29,8 +30,7 @@ pub fn config(pool: &Pool) -> Result<GatewayConfig> {
         )
         .context("no picker")?;
     *picker = json!({"address": pool.picker.ip(), "port_value": pool.picker.port()});
-    let mut assignment = load_assignment("engines", &pool.endpoints);
-    assignment["@type"] = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment".into();
-    let endpoints = json!({"resources": [assignment]}).to_string();
-    Ok(GatewayConfig { config, files: vec![("endpoints.yaml".to_owned(), endpoints)] })
+    let engines = config.pointer_mut("/static_resources/clusters/1/eds_cluster_config").context("no engines")?;
+    engines["service_name"] = format!("{NAMESPACE}/{}", pool.name).into();
+    Ok(GatewayConfig { config })
 }
