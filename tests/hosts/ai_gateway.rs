@@ -178,8 +178,8 @@ impl Host for AiGateway {
         Ok(host)
     }
 
-    async fn attach(&mut self, objects: &Objects) -> Result<()> {
-        self.gateway.attach(objects).await.with_context(|| self.said())
+    async fn attach(&mut self, _: &Objects) -> Result<()> {
+        self.gateway.attach().await.with_context(|| self.said())
     }
 
     fn address(&self) -> SocketAddr {

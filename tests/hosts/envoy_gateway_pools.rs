@@ -7,14 +7,12 @@ use serde_json::{Value, json};
 use tests::cluster::control_plane::ControlPlane;
 use tests::cluster::crds::GatewayKinds;
 use tests::cluster::operator::{self, Operator, OperatorOptions};
+use tests::gateways::envoy_gateway::for_pools;
 
 use crate::envoy_gateway::EnvoyGateway;
 use crate::host::{Body, Failure, Host, Setting};
 use crate::objects::Objects;
 use crate::stage::tail;
-
-/// Where a user reads how to configure Envoy Gateway.
-const GUIDE: &str = include_str!("../../gateway-api-examples/envoy-gateway-pools/README.md");
 
 /// Where the operator answers, here where nobody knows its Service.
 const PORT: u16 = 5005;
@@ -23,16 +21,6 @@ const PORT: u16 = 5005;
 pub(crate) struct EnvoyGatewayPools {
     gateway: EnvoyGateway,
     operator: Operator,
-}
-
-/// The configuration of the guide, with the operator's address of here.
-fn configuration() -> Result<Value> {
-    let block =
-        GUIDE.split("```yaml").nth(1).and_then(|rest| rest.split("```").next()).context("the guide's values")?;
-    let values: Value = serde_saphyr::from_str(block)?;
-    let mut more = values["config"]["envoyGateway"].clone();
-    more["extensionManager"]["service"] = json!({"ip": {"address": "127.0.0.1", "port": PORT}});
-    Ok(more)
 }
 
 impl Host for EnvoyGatewayPools {
@@ -60,12 +48,12 @@ impl Host for EnvoyGatewayPools {
             .flag("--extension-server-target", format!("127.0.0.1:{PORT}"))
             .start()
             .await?;
-        let gateway = EnvoyGateway::start_with(plane, objects, traces, &configuration()?).await?;
+        let gateway = EnvoyGateway::start_with(plane, objects, traces, &for_pools(PORT)?).await?;
         Ok(Self { gateway, operator })
     }
 
-    async fn attach(&mut self, objects: &Objects) -> Result<()> {
-        let attached = self.gateway.attach(objects).await;
+    async fn attach(&mut self, _: &Objects) -> Result<()> {
+        let attached = self.gateway.attach().await;
         attached.with_context(|| self.said())
     }
 

@@ -5,9 +5,9 @@
 //!
 //! | what | file |
 //! |---|---|
-//! | the namespace | `sandbox.rs` |
+//! | the namespace, what a user and kubelets write, Envoy Gateway's process | `tests/src/gateways/` |
 //! | what a host is; the hosts | `host.rs`; `envoy_gateway.rs`, `envoy_gateway_pools.rs`, `ai_gateway.rs`, `istio.rs` |
-//! | API server, engines, pickers and their pods | `objects.rs`, `stage.rs` |
+//! | API server, engines, pickers and their pods | `stage.rs` |
 //! | the picked endpoint answers | `picks.rs` |
 //! | pods come, go and are not ready | `endpoints.rs` |
 //! | headers that a client forged | `steering.rs` |
@@ -21,7 +21,8 @@
 //! | the scenarios of the guide with traffic | `scenarios.rs` |
 //! | a thousand pods in twenty pools, a tenth of them replaced | `fleet.rs` |
 //!
-//! `cargo test-gateways` runs all; `cargo test-gateways istio` one host, `cargo test-gateways istio picks` one story.
+//! `cargo test-gateways` runs all; `cargo test-gateways istio` one host, `cargo test-gateways istio picks` one story;
+//! `cargo test-gateways system` is `cargo demo -- --cluster`.
 
 mod ai_gateway;
 mod endpoints;
@@ -31,12 +32,10 @@ mod failures;
 mod fleet;
 mod host;
 mod istio;
-mod objects;
 mod otel;
 mod picks;
 mod rolling;
 mod routes;
-mod sandbox;
 mod scenario;
 mod scenarios;
 mod stage;
@@ -49,6 +48,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
+use tests::demo;
+use tests::gateways::{objects, sandbox};
 use tests::progress::say;
 
 use crate::host::Host;
@@ -61,6 +62,9 @@ const HOSTS: &[&str] = &[
     istio::Istio::NAME,
     ai_gateway::AiGateway::NAME,
 ];
+
+/// `cargo demo -- --cluster`, in the same namespace.
+const SYSTEM: &str = "system";
 
 /// What is told on each host, in this order.
 const STORIES: &[&str] = &[
@@ -105,7 +109,7 @@ fn failed(error: &anyhow::Error) -> ExitCode {
 macro_rules! each_host {
     ($wanted:expr, $host:ident => $done:expr) => {{
         let named = |name: &str| $wanted.iter().any(|word| word == name);
-        let all = !HOSTS.iter().copied().any(named);
+        let all = !HOSTS.iter().copied().any(named) && !named(SYSTEM);
         // The list of hosts.
         each_host!(@one all, named, $host, envoy_gateway::EnvoyGateway, $done);
         each_host!(@one all, named, $host, envoy_gateway_pools::EnvoyGatewayPools, $done);
@@ -121,7 +125,7 @@ macro_rules! each_host {
 }
 
 async fn prepare(wanted: &[String]) -> Result<()> {
-    let known = [HOSTS, STORIES].concat();
+    let known = [HOSTS, STORIES, &[SYSTEM]].concat();
     let unknown: Vec<&String> = wanted.iter().filter(|word| !known.contains(&word.as_str())).collect();
     anyhow::ensure!(unknown.is_empty(), "{unknown:?}: name hosts or stories: {}", known.join(", "));
     sandbox::check()?;
@@ -132,7 +136,14 @@ async fn prepare(wanted: &[String]) -> Result<()> {
             kinds.manifests().await?;
         }
     });
+    if is_system_wanted(wanted) {
+        demo::cluster::prepare().await?;
+    }
     Ok(())
+}
+
+fn is_system_wanted(wanted: &[String]) -> bool {
+    wanted.is_empty() || wanted.iter().any(|word| word == SYSTEM)
 }
 
 async fn run(wanted: &[String]) -> Result<()> {
@@ -144,10 +155,15 @@ async fn run(wanted: &[String]) -> Result<()> {
             failures.push(format!("{}: {error:#}", Kind::NAME));
         }
     });
+    if is_system_wanted(wanted)
+        && let Err(error) = demo::cluster::run_inside(false).await
+    {
+        failures.push(format!("{SYSTEM}: {error:#}"));
+    }
     for failure in &failures {
         say(&format!("FAILED {failure}"));
     }
-    say(&format!("{} hosts failed; {:.0} s", failures.len(), start.elapsed().as_secs_f64()));
+    say(&format!("{} failed; {:.0} s", failures.len(), start.elapsed().as_secs_f64()));
     anyhow::ensure!(failures.is_empty(), "the picker does not behave behind every host");
     Ok(())
 }

@@ -3,16 +3,16 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tests::client::Reply;
-use tests::cluster::helm::{self, Helm};
 use tests::cluster::operator::{Operator, OperatorOptions};
 use tests::engine::{Engine, EngineConfig};
+use tests::gateways::installed::{self, PORTS};
 use tests::picker::{Picker, PickerOptions};
 use tests::poll;
 
 use crate::host::Host;
-use crate::objects::{NAMESPACE, Objects};
+use crate::objects::Objects;
 use crate::sandbox::address;
 use crate::stage::{ENGINE_PORT, PATIENCE, SOON, Stage, tail};
 
@@ -20,12 +20,6 @@ use crate::stage::{ENGINE_PORT, PATIENCE, SOON, Stage, tail};
 const PICKER_HOST: u8 = 33;
 /// Engines are at this address and those behind it; none is used twice, as gateways keep connections.
 const FIRST_ENGINE: u8 = 40;
-/// What is applied of the chart; what it would deploy, we start.
-const OF_CHART: [&str; 3] =
-    ["templates/picker/rights.yaml", "templates/picker/service.yaml", "templates/controller/rights.yaml"];
-/// What the chart calls the picker's ports.
-const PORTS: [(&str, u16); 2] = [("ext-proc", 9002), ("model-name", 9004)];
-
 /// A host without its own example's route, and with what the chart installs. [`Scenario::end`] puts all back.
 pub(crate) struct Scenario<'a, H> {
     pub(crate) stage: &'a mut Stage<H>,
@@ -43,12 +37,7 @@ impl<'a, H: Host> Scenario<'a, H> {
     /// When something does not start.
     pub(crate) async fn start(stage: &'a mut Stage<H>) -> Result<Self> {
         stage.objects.delete(&Objects::example(&format!("{}/route.yaml", H::NAME))?).await?;
-        let chart = helm::chart();
-        let mut args = vec!["template", "kthena"];
-        let chart = chart.to_string_lossy();
-        args.extend([&*chart, "--namespace", NAMESPACE, "--set", "picker.modelName.enabled=true"]);
-        args.extend(OF_CHART.iter().flat_map(|part| ["--show-only", *part]));
-        let installed = Helm::new(None).await?.run(&args).await?;
+        let installed = installed::manifests(&["picker.modelName.enabled=true"]).await?;
         stage.objects.apply(&installed).await?;
 
         let ip = address(PICKER_HOST);
@@ -62,8 +51,7 @@ impl<'a, H: Host> Scenario<'a, H> {
             .traces(&stage.sink.endpoint())
             .start()
             .await?;
-        let labels = json!({"app.kubernetes.io/name": "kthena-ext-proc", "app.kubernetes.io/instance": "kthena"});
-        stage.objects.create_listening_pod("kthena-ext-proc-0", &labels, ip, &PORTS).await?;
+        stage.objects.create_listening_pod("kthena-ext-proc-0", &installed::picker_labels(), ip, &PORTS).await?;
         let operator = OperatorOptions::new(stage.act_as("kthena-controller-manager")?).start().await?;
         Ok(Self { stage, engines: Vec::new(), next: FIRST_ENGINE, applied: vec![installed], picker, operator })
     }

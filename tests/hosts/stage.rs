@@ -15,6 +15,8 @@ use tests::cluster::control_plane::{ControlPlane, ControlPlaneOptions};
 use tests::cluster::crds::Foreign;
 use tests::cluster::operator;
 use tests::engine::{Engine, EngineConfig};
+use tests::gateways::installed::act_as;
+pub(crate) use tests::gateways::{SOON, tail};
 use tests::otlp_sink::OtlpSink;
 use tests::picker::{self, Picker, PickerOptions};
 use tests::poll;
@@ -23,9 +25,6 @@ use tests::scratch::Scratch;
 use crate::host::{Host, Setting};
 use crate::objects::{NAMESPACE, Objects};
 use crate::sandbox::address;
-
-/// For anything that takes a moment, on a busy machine.
-pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// A client waits this long at most.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(12);
@@ -92,7 +91,7 @@ impl<H: Host> Stage<H> {
         let plane = options.with_kinds(H::KINDS).at(address(30).into()).start().await?;
         let scratch = Scratch::new("host")?;
         // With the rights that the example gives it.
-        let kubeconfig = act_as(&plane, &scratch, &format!("{MODEL}-epp"))?;
+        let kubeconfig = act_as(&plane, scratch.path(), &format!("{MODEL}-epp"))?;
 
         // Every endpoint is as likely as any other, so that a gateway which does not obey is found out.
         let by_chance = scratch.file("scheduler.yaml");
@@ -139,7 +138,7 @@ impl<H: Host> Stage<H> {
     /// # Errors
     /// When it cannot be written.
     pub(crate) fn act_as(&self, account: &str) -> Result<PathBuf> {
-        act_as(&self.plane, &self.scratch, account)
+        act_as(&self.plane, self.scratch.path(), account)
     }
 
     /// Has the host set so, and waits until requests are treated so.
@@ -303,14 +302,6 @@ impl<H: Host> Stage<H> {
     }
 }
 
-fn act_as(plane: &ControlPlane, scratch: &Scratch, account: &str) -> Result<PathBuf> {
-    let mut rights: Value = serde_json::from_str(&std::fs::read_to_string(plane.kubeconfig())?)?;
-    rights["users"][0]["user"]["as"] = json!(format!("system:serviceaccount:{NAMESPACE}:{account}"));
-    let file = scratch.file(&format!("kubeconfig-of-{account}"));
-    std::fs::write(&file, rights.to_string())?;
-    Ok(file)
-}
-
 async fn engine(host: u8, traces: SocketAddr) -> Result<Engine> {
     let config = EngineConfig { address: (address(host), ENGINE_PORT).into(), ..EngineConfig::instant(MODEL) };
     let config = config.traces(traces);
@@ -333,12 +324,6 @@ pub(crate) async fn ask(client: &Client, headers: &[(&str, &str)]) -> Result<Rep
     let call = client.chat(MODEL, &[("user", &prompt)]);
     let call = headers.iter().fold(call, |call, (name, value)| call.header(name, value));
     tokio::time::timeout(PATIENCE, call.send()).await.context("no answer")?
-}
-
-/// The last so many lines.
-pub(crate) fn tail(text: &str, lines: usize) -> String {
-    let all: Vec<&str> = text.lines().collect();
-    all[all.len().saturating_sub(lines)..].iter().flat_map(|line| [line, "\n"]).collect()
 }
 
 /// How long something took, for a person.

@@ -2,8 +2,8 @@
 //! engines on loopback, and to look at what they did.
 //!
 //! Reading order: [`engine`] (a test fixture, not an engine), [`config_dir`], [`picker`],
-//! [`shapes`] (Envoy as the gateways program it), [`envoy`], [`client`], [`otlp_sink`]; and for the operator
-//! [`cluster`].
+//! [`shapes`] (Envoy as the gateways program it), [`envoy`], [`client`], [`otlp_sink`]; for the operator
+//! [`cluster`], and for real gateways [`gateways`].
 //!
 //! Everything listens on loopback at ports chosen by the system, and everything started here ends
 //! with its value: also when the test panics, also when the process is killed.
@@ -15,6 +15,7 @@ pub mod config_dir;
 pub mod demo;
 pub mod engine;
 pub mod envoy;
+pub mod gateways;
 pub mod generated;
 pub mod otlp_sink;
 pub mod own_binary;

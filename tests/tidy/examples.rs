@@ -62,6 +62,7 @@ fn every_flag_in_the_readme_exists() {
     const FOREIGN: &[&str] = &[
         "bench",
         "bin",
+        "cluster",
         "create-namespace",
         "disaggregation-bootstrap-port",
         "file",

@@ -1,6 +1,7 @@
 //! `cargo demo`: the main job on a bare machine. A real Envoy asks the real picker about simulated
 //! engines, and a person sees what became of it.
 
+pub mod cluster;
 mod picture;
 mod report;
 mod stage;
@@ -31,6 +32,10 @@ pub struct Options {
     /// Leave everything running at the end, until Ctrl-C.
     #[arg(long)]
     pub keep: bool,
+    /// A whole system instead: a real API server, the operator, the picker and Envoy Gateway, and engines that are
+    /// deployed, asked, rolled to another release and back. The flags below are not for it.
+    #[arg(long)]
+    pub cluster: bool,
     /// How many conversations there are.
     #[arg(long, default_value_t = 48, value_parser = clap::value_parser!(u16).range(8..=2000))]
     pub conversations: u16,
@@ -53,13 +58,16 @@ pub struct Options {
 /// # Errors
 /// When something does not start, and when a request was not answered by the endpoint picked for it.
 pub async fn run(options: &Options) -> Result<()> {
+    if options.cluster {
+        return cluster::run(options.keep).await;
+    }
     let started = Instant::now();
     crate::envoy::binary().await?;
     crate::picker::binary().await?;
     say("starting simulated vLLM engines (a test fixture: real API, made-up words), the picker and Envoy 1.40:");
     say("  six for two models, the same for round robin, and two prefill/decode pairs for a third model");
     let stage = Stage::start().await?;
-    let Options { keep, conversations, turns, at_once, seed, pictures } = options.clone();
+    let Options { keep, cluster: _, conversations, turns, at_once, seed, pictures } = options.clone();
     let plan = traffic::plan(conversations.into(), turns.into(), seed);
 
     let (round_robin, _) = drive(&stage, &plan, None, at_once.into()).await?;

@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::fault::Fault;
+use super::transfer::FETCH;
 use super::{HEADER, State, api};
 
 /// Serves until it is aborted; then every connection breaks.
@@ -46,6 +47,7 @@ fn router(state: Arc<State>) -> Router {
         .route("/health", get(async || StatusCode::OK))
         .route("/metrics", get(metrics))
         .route("/sim/fault", put(set_fault).delete(clear_fault))
+        .route(FETCH, post(fetch))
         .fallback(echo)
         .with_state(state)
         .layer(axum::middleware::map_response(move |mut response: Response| {
@@ -79,6 +81,13 @@ async fn metrics(Shared(state): Shared<Arc<State>>) -> Response {
 async fn set_fault(Shared(state): Shared<Arc<State>>, Json(fault): Json<Fault>) -> StatusCode {
     *state.fault.lock() = Some(fault);
     StatusCode::NO_CONTENT
+}
+
+async fn fetch(Shared(state): Shared<Arc<State>>, params: String) -> Response {
+    match state.transfer.fetch(&params) {
+        Ok(tokens) => tokens.to_string().into_response(),
+        Err(error) => (StatusCode::NOT_FOUND, error).into_response(),
+    }
 }
 
 async fn clear_fault(Shared(state): Shared<Arc<State>>) -> StatusCode {

@@ -1,5 +1,5 @@
 //! KV transfer between simulated engines. **A fixture**: engines of one process find each other in a
-//! table instead of over a network, and no block is moved. Who may fetch what, and how often, is exact.
+//! table, those of others ask over HTTP, and no block is moved. Who may fetch what, and how often, is exact.
 //!
 //! Two ways, as the engines have them: vLLM's `NixlConnector` (prefill keeps the blocks for a lease, decode
 //! fetches them once) and `SGLang`'s bootstrap (both meet in a room of the prefill engine). Unlike vLLM,
@@ -17,6 +17,10 @@ use tokio::sync::watch;
 
 use super::State;
 use super::metrics::Counted;
+use crate::client::Client;
+
+/// Where an engine gives out blocks.
+pub(super) const FETCH: &str = "/sim/fetch";
 
 /// How long one side waits for the other in a room.
 const MEETING: Duration = Duration::from_secs(30);
@@ -123,10 +127,12 @@ impl Fields {
         let params: Params = serde_json::from_str(raw.get()).map_err(|error| error.to_string())?;
         if params.do_remote_prefill {
             let address = params.remote_host.zip(params.remote_port).ok_or("no remote address")?;
-            let prefill = engine(|it| *it == address.into()).ok_or("the remote engine does not answer")?;
-            let id = params.remote_request_id.ok_or("no remote request id")?;
-            let tokens = prefill.transfer.fetch(&id, raw.get())?;
-            state.transfer.received(prefill.address);
+            let address = SocketAddr::from(address);
+            let tokens = match engine(|it| *it == address) {
+                Some(prefill) => prefill.transfer.fetch(raw.get())?,
+                None => fetch_from(address, raw.get()).await?,
+            };
+            state.transfer.received(address);
             return Ok(Task::Fetched(tokens));
         }
         Ok(if params.do_remote_decode { Task::Keep } else { Task::None })
@@ -138,6 +144,17 @@ fn engine(is: impl Fn(&SocketAddr) -> bool) -> Option<Arc<State>> {
     let mut engines = ENGINES.lock();
     engines.retain(|_, engine| engine.strong_count() > 0);
     engines.iter().find(|(address, _)| is(address)).and_then(|(_, engine)| engine.upgrade())
+}
+
+/// Asks an engine of another process for blocks; how many tokens they are of.
+async fn fetch_from(address: SocketAddr, params: &str) -> Result<usize, String> {
+    let asked = Client::new(address).post(FETCH, params.to_owned()).send();
+    let reply = tokio::time::timeout(MEETING, asked).await.map_err(|_| "the remote engine does not answer")?;
+    let reply = reply.map_err(|_| "the remote engine does not answer")?;
+    match reply.status {
+        200 => reply.text().parse().map_err(|_| "the remote engine does not answer".to_owned()),
+        _ => Err(reply.text()),
+    }
 }
 
 /// The engine answers from now on.
@@ -186,11 +203,17 @@ impl Transfer {
         book.totals.sources.insert(from);
     }
 
-    fn fetch(&self, id: &str, params: &str) -> Result<usize, String> {
+    /// Gives out what is kept under these parameters; how many tokens it is of.
+    ///
+    /// # Errors
+    /// When nothing is kept under their id, any more.
+    pub(super) fn fetch(&self, params: &str) -> Result<usize, String> {
+        let asked: Params = serde_json::from_str(params).map_err(|error| error.to_string())?;
+        let id = asked.remote_request_id.ok_or("no remote request id")?;
         let mut book = self.book.lock();
         book.expire();
-        let Some(kept) = book.kept.remove(id) else {
-            if book.gone.contains(id) {
+        let Some(kept) = book.kept.remove(&id) else {
+            if book.gone.contains(&id) {
                 book.totals.used_twice += 1;
             }
             return Err(format!("no blocks are kept for {id}"));
@@ -199,7 +222,7 @@ impl Transfer {
             book.totals.altered += 1;
         }
         book.totals.fetched += 1;
-        book.gone.insert(id.to_owned());
+        book.gone.insert(id);
         Ok(kept.tokens)
     }
 

@@ -1,30 +1,24 @@
-//! Envoy Gateway with policies: the pods are a headless Service's.
+//! Envoy Gateway as a process, and the Envoy that it starts.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+use crate::cluster::binaries::Binary;
+use crate::cluster::control_plane::ControlPlane;
+use crate::process::{Process, Program};
+use crate::scratch::Scratch;
+use crate::{client, envoy, poll};
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
-use tests::cluster::binaries::Binary;
-use tests::cluster::control_plane::ControlPlane;
-use tests::cluster::crds::GatewayKinds;
-use tests::process::{Process, Program};
-use tests::scratch::Scratch;
-use tests::{client, envoy, poll};
 
-use crate::host::{Body, Failure, Host, Setting};
-use crate::objects::Objects;
-use crate::sandbox;
-use crate::stage::{SOON, tail};
+use super::objects::Objects;
+use super::{SOON, sandbox, tail};
 
 /// Where it keeps its own things in the cluster.
 const HOME: &str = "envoy-gateway-system";
 
-/// Where a user reads how to have spans told to a collector.
-const TELEMETRY_GUIDE: &str = include_str!("../../gateway-api-examples/otel/README.md");
-
-const GATEWAYS: &str = "gateway.networking.k8s.io/v1";
+/// Where a user reads how to configure Envoy Gateway for pools.
+const POOLS_GUIDE: &str = include_str!("../../../gateway-api-examples/envoy-gateway-pools/README.md");
 
 /// Its certificates are in `/certs`, whatever one says. So it gets a root of its own in a mount namespace of its own:
 /// all that is in `/`, and this folder more. `$1` holds the certificates, the rest is the command.
@@ -44,7 +38,7 @@ exec chroot /mnt "$@"
 "#;
 
 /// Envoy Gateway, and the Envoy that it starts.
-pub(crate) struct EnvoyGateway {
+pub struct EnvoyGateway {
     process: Process,
     admin: Option<SocketAddr>,
     scratch: Scratch,
@@ -55,12 +49,7 @@ impl EnvoyGateway {
     ///
     /// # Errors
     /// When it does not become ready.
-    pub(crate) async fn start_with(
-        plane: &ControlPlane,
-        objects: &Objects,
-        traces: SocketAddr,
-        more: &Value,
-    ) -> Result<Self> {
+    pub async fn start_with(plane: &ControlPlane, objects: &Objects, traces: SocketAddr, more: &Value) -> Result<Self> {
         let scratch = Scratch::new("envoy-gateway")?;
         let folder = |name: &str| scratch.file(name).to_string_lossy().into_owned();
         let program = Binary::EnvoyGateway.path().await?;
@@ -111,8 +100,35 @@ impl EnvoyGateway {
         Ok(gateway)
     }
 
+    /// After the manifests were applied: until the gateway's port answers.
+    ///
+    /// # Errors
+    /// When it does not in time, with what was said.
+    pub async fn attach(&mut self) -> Result<()> {
+        let found = poll::until("Envoy's admin address", SOON, async || {
+            std::fs::read_to_string(self.address_file()?).ok()?.trim().parse().ok()
+        });
+        self.admin = Some(found.await.with_context(|| self.said())?);
+        sandbox::wait_for_listener("the gateway", self.address()).await.with_context(|| self.said())
+    }
+
+    /// Where clients ask.
+    pub fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], 80).into()
+    }
+
+    /// Envoy's admin interface.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin.unwrap_or(([127, 0, 0, 1], 0).into())
+    }
+
+    /// The ends of its logs.
+    pub fn said(&self) -> String {
+        format!("Envoy Gateway and Envoy said:\n{}", tail(&self.process.output().join("\n"), 30))
+    }
+
     /// The folder with its certificate.
-    pub(crate) fn certificates(&self) -> PathBuf {
+    pub fn certificates(&self) -> PathBuf {
         self.scratch.file("config/certs/envoy-gateway")
     }
 
@@ -124,11 +140,23 @@ impl EnvoyGateway {
 }
 
 /// These settings of an `EnvoyProxy`, for an Envoy that is a process.
-fn of_a_process(mut spec: Value) -> Value {
+pub fn of_a_process(mut spec: Value) -> Value {
     spec["provider"] = json!({"type": "Host", "host": {"envoyVersion": envoy::VERSION}});
     spec["concurrency"] = json!(1);
     spec["extraArgs"] = json!(["--disable-hot-restart"]);
     spec
+}
+
+/// The guide's configuration for pools, with an extension server at this port of loopback.
+///
+/// # Errors
+/// When the guide has none.
+pub fn for_pools(port: u16) -> Result<Value> {
+    let block = POOLS_GUIDE.split("```yaml").nth(1).and_then(|rest| rest.split("```").next());
+    let values: Value = serde_saphyr::from_str(block.context("the guide's values")?)?;
+    let mut more = values["config"]["envoyGateway"].clone();
+    more["extensionManager"]["service"] = json!({"ip": {"address": "127.0.0.1", "port": port}});
+    Ok(more)
 }
 
 /// The class that an installation brings.
@@ -168,79 +196,4 @@ async fn certificates(program: &Path, plane: &ControlPlane, arguments: &[&str]) 
         String::from_utf8_lossy(&output.stderr)
     );
     Ok(())
-}
-
-impl Host for EnvoyGateway {
-    const NAME: &'static str = "envoy-gateway";
-    const TITLE: &'static str = "Envoy Gateway";
-    const KINDS: &'static [GatewayKinds] = &[GatewayKinds::GatewayApi, GatewayKinds::EnvoyGateway];
-    // It refuses to fail open where bodies are streamed.
-    const SETTINGS: &'static [Setting] = &[
-        Setting::new(Body::FullDuplex, Failure::Close),
-        Setting::new(Body::Buffered, Failure::Close),
-        Setting::new(Body::Buffered, Failure::Open),
-    ];
-    const SCENARIOS: bool = false;
-    const TELEMETRY: &'static str = "otel/envoy-gateway.yaml";
-
-    async fn build() -> Result<()> {
-        Binary::EnvoyGateway.path().await.map(drop)
-    }
-
-    async fn start(plane: &ControlPlane, objects: &Objects, traces: SocketAddr) -> Result<Self> {
-        Self::start_with(plane, objects, traces, &json!({})).await
-    }
-
-    async fn attach(&mut self, _: &Objects) -> Result<()> {
-        let found = poll::until("Envoy's admin address", SOON, async || {
-            std::fs::read_to_string(self.address_file()?).ok()?.trim().parse().ok()
-        });
-        self.admin = Some(found.await.with_context(|| self.said())?);
-        sandbox::wait_for_listener("the gateway", self.address()).await.with_context(|| self.said())
-    }
-
-    fn address(&self) -> SocketAddr {
-        ([127, 0, 0, 1], 80).into()
-    }
-
-    fn admin(&self) -> SocketAddr {
-        self.admin.unwrap_or(([127, 0, 0, 1], 0).into())
-    }
-
-    async fn set(&self, objects: &Objects, setting: Setting) -> Result<()> {
-        let (body, response) = match setting.body {
-            Body::Buffered => ("Buffered", json!({})),
-            Body::FullDuplex => ("FullDuplexStreamed", json!({})),
-            Body::OnDemand => anyhow::bail!("no policy can have it"),
-        };
-        let patch = json!({"spec": {"extProc": [{
-            "backendRefs": [{"name": "llama-epp", "port": 9002}],
-            "messageTimeout": format!("{}s", Duration::from_secs(5).as_secs()),
-            "failOpen": setting.failure == Failure::Open,
-            "statusOnError": 503,
-            "processingMode": {
-                "request": {"body": body, "attributes": ["xds.route_name", "request.id"]}, "response": response,
-            },
-            "metadata": {"accessibleNamespaces": ["envoy.lb"], "writableNamespaces": ["envoy.lb"]},
-        }]}});
-        objects.merge("gateway.envoyproxy.io/v1alpha1", "EnvoyExtensionPolicy", "llama-epp", &patch).await
-    }
-
-    async fn tell_spans(&self, objects: &Objects, settings: &str) -> Result<()> {
-        let mut proxy: Value = serde_saphyr::from_str(settings)?;
-        proxy["spec"] = of_a_process(proxy["spec"].take());
-        objects.apply(&proxy.to_string()).await?;
-        let command = TELEMETRY_GUIDE.split("kubectl patch gateway inference --type=merge -p '").nth(1);
-        let patch = command.and_then(|rest| rest.split('\'').next()).context("the guide's patch of the Gateway")?;
-        objects.merge(GATEWAYS, "Gateway", "inference", &serde_json::from_str(patch)?).await
-    }
-
-    async fn tell_spans_as_before(&self, objects: &Objects, settings: &str) -> Result<()> {
-        objects.merge(GATEWAYS, "Gateway", "inference", &json!({"spec": {"infrastructure": null}})).await?;
-        objects.delete(settings).await
-    }
-
-    fn said(&self) -> String {
-        format!("Envoy Gateway and Envoy said:\n{}", tail(&self.process.output().join("\n"), 30))
-    }
 }

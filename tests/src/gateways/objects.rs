@@ -4,23 +4,23 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::poll;
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
-use tests::poll;
 
 /// The namespace of all manifests.
-pub(crate) const NAMESPACE: &str = "default";
+pub const NAMESPACE: &str = "default";
 
 /// An administrator's hands.
-pub(crate) struct Objects {
+pub struct Objects {
     client: kube::Client,
 }
 
 impl Objects {
-    pub(crate) fn new(client: kube::Client) -> Self {
+    pub fn new(client: kube::Client) -> Self {
         Self { client }
     }
 
@@ -28,7 +28,7 @@ impl Objects {
     ///
     /// # Errors
     /// What the API server has against one.
-    pub(crate) async fn apply_example(&self, folder: &str) -> Result<()> {
+    pub async fn apply_example(&self, folder: &str) -> Result<()> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gateway-api-examples").join(folder);
         let files = std::fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
         let mut files = files.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
@@ -45,7 +45,7 @@ impl Objects {
     ///
     /// # Errors
     /// What the API server has against one.
-    pub(crate) async fn apply(&self, documents: &str) -> Result<()> {
+    pub async fn apply(&self, documents: &str) -> Result<()> {
         for object in parse(documents)? {
             let types = object.types.clone().context("an object has a kind")?;
             let name = object.metadata.name.clone().unwrap_or_default();
@@ -74,7 +74,7 @@ impl Objects {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub(crate) fn example(file: &str) -> Result<String> {
+    pub fn example(file: &str) -> Result<String> {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gateway-api-examples").join(file);
         std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))
     }
@@ -83,7 +83,7 @@ impl Objects {
     ///
     /// # Errors
     /// What the API server has against it; not that it is gone already.
-    pub(crate) async fn delete(&self, documents: &str) -> Result<()> {
+    pub async fn delete(&self, documents: &str) -> Result<()> {
         for object in parse(documents)?.iter().rev() {
             let types = object.types.clone().context("an object has a kind")?;
             let name = object.metadata.name.clone().unwrap_or_default();
@@ -101,7 +101,7 @@ impl Objects {
     ///
     /// # Errors
     /// When the API server does not say.
-    pub(crate) async fn get(&self, api_version: &str, kind: &str, name: &str) -> Result<Option<Value>> {
+    pub async fn get(&self, api_version: &str, kind: &str, name: &str) -> Result<Option<Value>> {
         let found = self.dynamic(api_version, kind, Some(NAMESPACE))?.get_opt(name).await?;
         Ok(found.map(serde_json::to_value).transpose()?)
     }
@@ -110,7 +110,7 @@ impl Objects {
     ///
     /// # Errors
     /// When the API server does not say.
-    pub(crate) async fn pods_with(&self, label: &str) -> Result<Vec<Pod>> {
+    pub async fn pods_with(&self, label: &str) -> Result<Vec<Pod>> {
         Ok(self.pods().list(&ListParams::default().labels(label)).await?.items)
     }
 
@@ -118,7 +118,7 @@ impl Objects {
     ///
     /// # Errors
     /// What the API server has against it.
-    pub(crate) async fn merge(&self, api_version: &str, kind: &str, name: &str, patch: &Value) -> Result<()> {
+    pub async fn merge(&self, api_version: &str, kind: &str, name: &str, patch: &Value) -> Result<()> {
         let api = self.dynamic(api_version, kind, Some(NAMESPACE))?;
         api.patch(name, &PatchParams::default(), &Patch::Merge(patch))
             .await
@@ -144,7 +144,7 @@ impl Objects {
     ///
     /// # Errors
     /// What the API server has against it.
-    pub(crate) async fn create_pod(&self, name: &str, labels: &Value, ip: Ipv4Addr) -> Result<()> {
+    pub async fn create_pod(&self, name: &str, labels: &Value, ip: Ipv4Addr) -> Result<()> {
         self.create_listening_pod(name, labels, ip, &[]).await
     }
 
@@ -152,7 +152,7 @@ impl Objects {
     ///
     /// # Errors
     /// What the API server has against it.
-    pub(crate) async fn create_listening_pod(
+    pub async fn create_listening_pod(
         &self,
         name: &str,
         labels: &Value,
@@ -172,7 +172,7 @@ impl Objects {
     ///
     /// # Errors
     /// What the API server has against it.
-    pub(crate) async fn bind_pod(&self, name: &str) -> Result<()> {
+    pub async fn bind_pod(&self, name: &str) -> Result<()> {
         let binding = json!({
             "apiVersion": "v1", "kind": "Binding", "metadata": {"name": name},
             "target": {"apiVersion": "v1", "kind": "Node", "name": "node-0"},
@@ -185,7 +185,7 @@ impl Objects {
     ///
     /// # Errors
     /// What the API server has against it.
-    pub(crate) async fn run_pod(&self, name: &str, ip: Ipv4Addr) -> Result<()> {
+    pub async fn run_pod(&self, name: &str, ip: Ipv4Addr) -> Result<()> {
         let ip = ip.to_string();
         let running = json!({"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]}});
         self.pods().patch_status(name, &PatchParams::default(), &Patch::Merge(running)).await?;
@@ -196,7 +196,7 @@ impl Objects {
     ///
     /// # Errors
     /// What the API server has against it.
-    pub(crate) async fn set_ready(&self, name: &str, ready: bool) -> Result<()> {
+    pub async fn set_ready(&self, name: &str, ready: bool) -> Result<()> {
         let ready = if ready { "True" } else { "False" };
         let status = json!({"status": {"conditions": [{"type": "Ready", "status": ready}]}});
         self.pods().patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await?;
@@ -207,7 +207,7 @@ impl Objects {
     ///
     /// # Errors
     /// What the API server has against it.
-    pub(crate) async fn delete_pod(&self, name: &str) -> Result<()> {
+    pub async fn delete_pod(&self, name: &str) -> Result<()> {
         self.pods().delete(name, &DeleteParams::default()).await?;
         Ok(())
     }
@@ -216,7 +216,7 @@ impl Objects {
     ///
     /// # Errors
     /// What the API server has against it.
-    pub(crate) async fn remove_pod(&self, name: &str) -> Result<()> {
+    pub async fn remove_pod(&self, name: &str) -> Result<()> {
         match self.pods().delete(name, &DeleteParams::default().grace_period(0)).await {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             removed => Ok(removed.map(drop)?),

@@ -6,8 +6,8 @@ use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
+use crate::poll;
 use anyhow::{Context as _, Result, bail};
-use tests::poll;
 
 /// Set inside.
 const MARK: &str = "KTHENA_TESTS_INSIDE";
@@ -16,15 +16,15 @@ const MARK: &str = "KTHENA_TESTS_INSIDE";
 const UNSHARE: [&str; 4] = ["--user", "--map-root-user", "--net", "--mount"];
 
 /// The addresses of pods and of the API server, all on this machine. EndpointSlices refuse 127.0.0.0/8.
-pub(crate) fn address(host: u8) -> Ipv4Addr {
+pub fn address(host: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 200, 0, host)
 }
 
 /// How many of these addresses there are.
-const ADDRESSES: u8 = 64;
+pub const ADDRESSES: u8 = 64;
 
 /// Whether we are in it already.
-pub(crate) fn is_inside() -> bool {
+pub fn is_inside() -> bool {
     std::env::var_os(MARK).is_some()
 }
 
@@ -32,7 +32,7 @@ pub(crate) fn is_inside() -> bool {
 ///
 /// # Errors
 /// What to install or to allow.
-pub(crate) fn check() -> Result<()> {
+pub fn check() -> Result<()> {
     let tried = Command::new("unshare")
         .args(UNSHARE)
         .args(["ip", "link", "set", "lo", "up"])
@@ -54,7 +54,7 @@ pub(crate) fn check() -> Result<()> {
 ///
 /// # Errors
 /// When unshare cannot be run.
-pub(crate) fn enter() -> Result<Infallible> {
+pub fn enter() -> Result<Infallible> {
     let mut command = Command::new("unshare");
     command.args(UNSHARE).arg(std::env::current_exe()?).args(std::env::args_os().skip(1)).env(MARK, "1");
     Err(command.exec()).context("cannot run unshare")
@@ -64,7 +64,7 @@ pub(crate) fn enter() -> Result<Infallible> {
 ///
 /// # Errors
 /// When `ip` refuses.
-pub(crate) async fn furnish() -> Result<()> {
+pub async fn furnish() -> Result<()> {
     ip(&["link", "set", "lo", "up"]).await?;
     for host in 1..=ADDRESSES {
         ip(&["address", "add", &format!("{}/32", address(host)), "dev", "lo"]).await?;
@@ -76,7 +76,7 @@ pub(crate) async fn furnish() -> Result<()> {
 ///
 /// # Errors
 /// With what it said.
-pub(crate) async fn ip(arguments: &[&str]) -> Result<()> {
+pub async fn ip(arguments: &[&str]) -> Result<()> {
     let output = tokio::process::Command::new("ip").args(arguments).output().await?;
     if !output.status.success() {
         bail!("ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
@@ -88,8 +88,8 @@ pub(crate) async fn ip(arguments: &[&str]) -> Result<()> {
 ///
 /// # Errors
 /// When nothing does in time.
-pub(crate) async fn wait_for_listener(what: &str, address: std::net::SocketAddr) -> Result<()> {
-    poll::until(&format!("{what} to listen at {address}"), crate::stage::SOON, async || {
+pub async fn wait_for_listener(what: &str, address: std::net::SocketAddr) -> Result<()> {
+    poll::until(&format!("{what} to listen at {address}"), super::SOON, async || {
         tokio::net::TcpStream::connect(address).await.ok().map(drop)
     })
     .await
@@ -99,9 +99,9 @@ pub(crate) async fn wait_for_listener(what: &str, address: std::net::SocketAddr)
 ///
 /// # Errors
 /// When it does not get one in time.
-pub(crate) async fn move_link(device: &str, pid: &str) -> Result<()> {
+pub async fn move_link(device: &str, pid: &str) -> Result<()> {
     let ours = std::fs::read_link("/proc/self/ns/net")?;
-    poll::until("a network namespace", crate::stage::SOON, async || {
+    poll::until("a network namespace", super::SOON, async || {
         std::fs::read_link(format!("/proc/{pid}/ns/net")).ok().filter(|its| *its != ours)
     })
     .await?;
