@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tests::generated::{GeneratedFile, crds, extension, picker};
+use tests::generated::{GeneratedFile, crds, extension, pages, picker};
 
 fn refuse_stale(files: &[GeneratedFile]) {
     for file in files {
@@ -15,6 +15,11 @@ fn refuse_stale(files: &[GeneratedFile]) {
 fn proto_is_current() {
     refuse_stale(&picker().unwrap());
     refuse_stale(&extension().unwrap());
+}
+
+#[test]
+fn the_reference_has_every_flag_and_field_of_today() {
+    refuse_stale(&pages());
 }
 
 #[test]

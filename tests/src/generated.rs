@@ -1,9 +1,13 @@
 //! What is generated and committed: the Rust of `proto/`, made without protoc (protox parses, tonic-prost-build
-//! writes), and the CustomResourceDefinitions of `deploy/crds/`.
+//! writes), the CustomResourceDefinitions of `deploy/crds/`, and the pages of `deploy/reference/`.
+
+mod reference;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+
+pub use reference::pages;
 
 /// One file of generated code.
 #[derive(Debug)]
@@ -19,7 +23,7 @@ pub struct GeneratedFile {
 /// # Errors
 /// Those of [`picker`], [`extension`] and [`crds`].
 pub fn all() -> anyhow::Result<Vec<GeneratedFile>> {
-    Ok([picker()?, extension()?, crds()?].into_iter().flatten().collect())
+    Ok([picker()?, extension()?, crds()?, reference::pages()].into_iter().flatten().collect())
 }
 
 /// Generates one file for each kind that is ours.
