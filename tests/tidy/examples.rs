@@ -58,24 +58,28 @@ fn the_scheduler_configuration_in_the_readme_loads() {
 
 #[test]
 fn every_flag_in_the_readme_exists() {
-    // Cargo's, the demo's, the engines', docker's, helm's and kubectl's.
+    // Cargo's, the demo's, the command line's, the engines', docker's, helm's and kubectl's.
     const FOREIGN: &[&str] = &[
         "bench",
         "bin",
         "cluster",
         "create-namespace",
         "disaggregation-bootstrap-port",
+        "envoy",
         "file",
         "for",
         "help",
         "keep",
         "kv-events-config",
+        "list",
         "namespace",
         "nocapture",
+        "picker",
         "release",
         "request",
         "server-side",
         "set",
+        "skip",
         "tag",
         "test",
         "what-if",

@@ -58,6 +58,45 @@ pub(crate) enum Command {
     /// Say why a picker decided as it did, or how it would decide
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(ExplainArgs),
+    /// Find the usual mistakes, in a cluster or in files, and say what to do
+    #[command(after_help = DOCTOR_EXAMPLES)]
+    Doctor(DoctorArgs),
+}
+
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  kthena doctor -n serve                        the objects of a namespace
+  kthena doctor --config-dir manifests          the same in files, before they are applied
+  kthena doctor --envoy deploy/envoy/standalone.yaml
+  kubectl -n serve port-forward deploy/kthena-ext-proc 15000 &
+  kubectl -n gateways port-forward deploy/edge 19000 &
+  kthena doctor -n serve --picker 127.0.0.1:15000 --envoy http://127.0.0.1:19000
+Exit codes: 0 no error was found (there may be warnings), 1 one was, 2 wrong usage";
+
+/// Where to look, and how to tell.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct DoctorArgs {
+    /// Look into all namespaces
+    #[arg(short = 'A', long, conflicts_with_all = ["namespace", "config_dir"])]
+    pub(crate) all_namespaces: bool,
+    /// Read the manifests of this folder in place of a cluster's objects
+    #[arg(long, value_name = "DIR")]
+    pub(crate) config_dir: Option<PathBuf>,
+    /// Read an Envoy's configuration too: a bootstrap or a config_dump in a file, or the http:// address of an admin port
+    #[arg(long, value_name = "FILE|URL")]
+    pub(crate) envoy: Option<String>,
+    /// Ask a picker too, at its debug port; with it or --envoy the cluster is read only if -n, -A, --context or --kubeconfig is given
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) picker: Option<String>,
+    /// Leave this check out; may be given again
+    #[arg(long, value_name = "CHECK", value_parser = clap::builder::PossibleValuesParser::new(crate::doctor::ids()))]
+    pub(crate) skip: Vec<String>,
+    /// List the checks, and do none
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Print for programs
+    #[arg(short, long, value_name = "FORMAT", value_enum)]
+    pub(crate) output: Option<Format>,
 }
 
 const EXPLAIN_EXAMPLES: &str = "\
@@ -266,6 +305,13 @@ mod tests {
         assert!(Args::try_parse_from(["kthena", "explain", "--what-if", "drain=10.0.0.1:80"]).is_err());
         assert!(Args::try_parse_from(["kthena", "explain", "--config-dir", "dump"]).is_err());
         assert!(Args::try_parse_from(["kthena", "explain", "some-id"]).is_ok());
+    }
+
+    #[test]
+    fn a_check_that_is_left_out_exists() {
+        assert!(Args::try_parse_from(["kthena", "doctor", "--skip", "body-hidden", "-A"]).is_ok());
+        assert!(Args::try_parse_from(["kthena", "doctor", "--skip", "everything"]).is_err());
+        assert!(Args::try_parse_from(["kthena", "doctor", "-A", "-n", "serve"]).is_err());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, anyhow};
 use controller_api::labels;
 use controller_api::v1alpha1::model_serving::ModelServing;
 use k8s_openapi::api::apps::v1::ControllerRevision;
-use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config, Resource as _};
 use planning::revision::History;
@@ -26,6 +26,36 @@ const CHANGE_ATTEMPTS: u32 = 10;
 
 /// ModelServings that an error lists.
 const LISTED: u32 = 10;
+
+/// Objects of a page, and of a whole list.
+const PAGE: u32 = 500;
+const MOST: usize = 100_000;
+
+/// A kind of objects, also one that we have no type for.
+pub(crate) struct Kind {
+    /// Empty for the core group.
+    pub(crate) group: &'static str,
+    pub(crate) version: &'static str,
+    pub(crate) kind: &'static str,
+    pub(crate) plural: &'static str,
+}
+
+impl Kind {
+    /// `group/version`.
+    pub(crate) fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+    }
+}
+
+/// Why there is no list.
+pub(crate) enum Refusal {
+    /// The cluster does not have the kind.
+    NoSuchKind,
+    /// Whoever asks may not.
+    Forbidden(String),
+    /// Anything else.
+    Failed(String),
+}
 
 /// One namespace of a cluster.
 pub(crate) struct Cluster {
@@ -77,6 +107,46 @@ impl Cluster {
         // A revision of a namesake that was deleted would be another's past.
         let revisions: Vec<_> = revisions.into_iter().filter(owned).map(Arc::new).collect();
         Ok(History::read(serving, &revisions))
+    }
+
+    /// All objects of a kind in a namespace, or in all of them.
+    ///
+    /// # Errors
+    /// Why there is no list.
+    pub(crate) async fn list(&self, kind: &Kind, namespace: Option<&str>) -> Result<Vec<Value>, Refusal> {
+        let resource = ApiResource {
+            group: kind.group.to_owned(),
+            version: kind.version.to_owned(),
+            api_version: kind.api_version(),
+            kind: kind.kind.to_owned(),
+            plural: kind.plural.to_owned(),
+        };
+        let api: Api<DynamicObject> = match namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
+            None => Api::all_with(self.client.clone(), &resource),
+        };
+        let mut objects = Vec::new();
+        let mut page = ListParams::default().limit(PAGE);
+        loop {
+            let answer = self.call(async { Ok(api.list(&page).await) }).await;
+            let listed = match answer.map_err(|error| Refusal::Failed(crate::story(&error)))? {
+                Ok(listed) => listed,
+                Err(kube::Error::Api(status)) if status.code == 404 => return Err(Refusal::NoSuchKind),
+                Err(kube::Error::Api(status)) if status.code == 403 => {
+                    return Err(Refusal::Forbidden(status.message.clone()));
+                }
+                Err(error) => return Err(Refusal::Failed(crate::story(&self.explain(error)))),
+            };
+            let values = listed.items.into_iter().map(serde_json::to_value).collect::<Result<Vec<Value>, _>>();
+            objects.extend(values.map_err(|error| Refusal::Failed(error.to_string()))?);
+            if objects.len() > MOST {
+                return Err(Refusal::Failed(format!("there are more than {MOST}: name a namespace (-n)")));
+            }
+            match listed.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => page = page.continue_token(&token),
+                None => return Ok(objects),
+            }
+        }
     }
 
     /// Merges `change` into the ModelServing, if it still asks for what `serving` does. That its status was written in

@@ -5,6 +5,7 @@
 
 mod args;
 mod cluster;
+mod doctor;
 mod explain;
 mod print;
 mod rollout;
@@ -23,6 +24,8 @@ enum Outcome {
     NotYet,
     /// What was waited for will not come until a person does something.
     Held,
+    /// As asked, and what was found is wrong and told.
+    Wrong,
 }
 
 fn main() -> ExitCode {
@@ -34,11 +37,13 @@ fn main() -> ExitCode {
     let ran = match args.command {
         Command::Rollout { action } => runtime.block_on(rollout::run(&args.cluster, action)),
         Command::Explain(asked) => runtime.block_on(explain::run(asked)),
+        Command::Doctor(asked) => runtime.block_on(doctor::run(&args.cluster, &asked)),
     };
     match ran {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::NotYet) => ExitCode::from(3),
         Ok(Outcome::Held) => ExitCode::from(4),
+        Ok(Outcome::Wrong) => ExitCode::FAILURE,
         // Whoever reads our output has read enough: `kthena rollout history | head -1`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
