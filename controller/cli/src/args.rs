@@ -80,7 +80,7 @@ pub(crate) struct DoctorArgs {
     #[arg(short = 'A', long, conflicts_with_all = ["namespace", "config_dir"])]
     pub(crate) all_namespaces: bool,
     /// Read the manifests of this folder in place of a cluster's objects
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["namespace", "context", "kubeconfig"])]
     pub(crate) config_dir: Option<PathBuf>,
     /// Read an Envoy's configuration too: a bootstrap or a config_dump in a file, or the http:// address of an admin port
     #[arg(long, value_name = "FILE|URL")]
@@ -312,6 +312,7 @@ mod tests {
         assert!(Args::try_parse_from(["kthena", "doctor", "--skip", "body-hidden", "-A"]).is_ok());
         assert!(Args::try_parse_from(["kthena", "doctor", "--skip", "everything"]).is_err());
         assert!(Args::try_parse_from(["kthena", "doctor", "-A", "-n", "serve"]).is_err());
+        assert!(Args::try_parse_from(["kthena", "doctor", "--config-dir", "dump", "-n", "serve"]).is_err());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod engines;
 mod envoy;
 mod picker;
+mod policies;
 mod pools;
 mod reading;
 mod routes;

@@ -3,6 +3,7 @@
 pub(super) mod envoy;
 pub(super) mod objects;
 pub(super) mod picker;
+pub(super) mod policies;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -29,6 +30,8 @@ pub(super) enum Source {
     HttpRoutes,
     Gateways,
     Workloads,
+    /// Envoy Gateway's.
+    Policies,
 }
 
 impl fmt::Display for Source {
@@ -46,13 +49,14 @@ impl fmt::Display for Source {
             Self::HttpRoutes => "HTTPRoute",
             Self::Gateways => "Gateway",
             Self::Workloads => "Deployment or ModelServing",
+            Self::Policies => "EnvoyExtensionPolicy",
         })
     }
 }
 
 impl Source {
     /// What a cluster or a folder tells.
-    pub(super) const OBJECTS: [Self; 10] = [
+    pub(super) const OBJECTS: [Self; 11] = [
         Self::Pods,
         Self::Engines,
         Self::Services,
@@ -63,6 +67,7 @@ impl Source {
         Self::HttpRoutes,
         Self::Gateways,
         Self::Workloads,
+        Self::Policies,
     ];
 }
 
@@ -133,8 +138,17 @@ impl Facts {
         if any_of.iter().any(|source| self.read.contains(source)) {
             return None;
         }
-        let known = any_of.iter().find_map(|source| self.unread.get(source));
-        let names: Vec<String> = any_of.iter().map(ToString::to_string).collect();
-        Some(known.cloned().unwrap_or_else(|| format!("no {} was given", names.join(" and no "))))
+        let (unread, absent): (Vec<&Source>, Vec<&Source>) = any_of.iter().partition(|it| self.unread.contains_key(it));
+        let names: Vec<String> = absent.iter().map(|source| format!("no {source}")).collect();
+        let mut reasons: Vec<String> = Vec::new();
+        if !names.is_empty() {
+            reasons.push(format!("{} was given", names.join(" and ")));
+        }
+        for why in unread.into_iter().filter_map(|source| self.unread.get(source)) {
+            if !reasons.contains(why) {
+                reasons.push(why.clone());
+            }
+        }
+        Some(reasons.join(" and "))
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Check, Found, list};
+use super::{Check, Found, list, policies};
 use crate::doctor::DESTINATION;
 use crate::doctor::facts::envoy::{Body, Cluster, Envoy, ExtProc, Route};
 use crate::doctor::facts::{Facts, Source};
@@ -53,8 +53,8 @@ fn picker_not_asked(facts: &Facts) -> Vec<Found> {
 pub(super) const PICK_IGNORED: Check = Check {
     id: "pick-ignored",
     about: "the picker is asked, and the route's cluster takes no heed of what it says",
-    needs: &[&[Source::Envoy]],
-    find: pick_ignored,
+    needs: &[&[Source::Envoy, Source::Policies]],
+    find: |facts| [pick_ignored(facts), policies::pick_ignored(facts)].concat(),
 };
 
 fn pick_ignored(facts: &Facts) -> Vec<Found> {
@@ -113,8 +113,8 @@ fn picker_not_http2(facts: &Facts) -> Vec<Found> {
 pub(super) const BODY_HIDDEN: Check = Check {
     id: "body-hidden",
     about: "the picker does not see the request's body, and so neither model nor prompt",
-    needs: &[&[Source::Envoy]],
-    find: body_hidden,
+    needs: &[&[Source::Envoy, Source::Policies]],
+    find: |facts| [body_hidden(facts), policies::body_hidden(facts)].concat(),
 };
 
 fn body_hidden(facts: &Facts) -> Vec<Found> {
@@ -142,8 +142,8 @@ fn body_hidden(facts: &Facts) -> Vec<Found> {
 pub(super) const MESSAGE_TIMEOUT_SHORT: Check = Check {
     id: "message-timeout-short",
     about: "Envoy gives the picker up before it has answered",
-    needs: &[&[Source::Envoy]],
-    find: message_timeout_short,
+    needs: &[&[Source::Envoy, Source::Policies]],
+    find: |facts| [message_timeout_short(facts), policies::message_timeout_short(facts)].concat(),
 };
 
 fn message_timeout_short(facts: &Facts) -> Vec<Found> {
@@ -220,8 +220,8 @@ fn served_endpoint_lost(facts: &Facts) -> Vec<Found> {
 pub(super) const STEERING_HEADER_KEPT: Check = Check {
     id: "steering-header-kept",
     about: "a client's own header chooses the endpoint whenever the picker does not",
-    needs: &[&[Source::Envoy]],
-    find: steering_header_kept,
+    needs: &[&[Source::Envoy, Source::Policies]],
+    find: |facts| [steering_header_kept(facts), policies::steering_header_kept(facts)].concat(),
 };
 
 fn steering_header_kept(facts: &Facts) -> Vec<Found> {

@@ -103,7 +103,7 @@ fn what_was_not_read_is_not_checked_and_that_is_said() {
     assert_eq!(report.done.len() + report.not_done.len(), CHECKS.len());
     let why = |id: &str| report.not_done.iter().find(|it| it.check == id).map(|it| it.why.as_str());
     assert_eq!(why("unreadable"), Some("it was to be skipped (--skip)"));
-    assert_eq!(why("body-hidden"), Some("no Envoy configuration (--envoy) was given"));
+    assert_eq!(why("picker-not-http2"), Some("no Envoy configuration (--envoy) was given"));
     assert_eq!(why("selector-matches-nothing"), Some("no InferencePool and no ModelServer was given"));
     let mut facts = Facts::default();
     facts.unread([Source::Pods, Source::Engines], "pods cannot be listed: forbidden");

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::Source;
+use super::policies::{self, Policies};
 
 /// The group of InferencePools, and the one that they had before v1.
 pub(crate) const POOLS: &str = "inference.networking.k8s.io";
@@ -34,6 +35,7 @@ pub(crate) struct Objects {
     pub(crate) model_routes: Vec<ModelRoute>,
     pub(crate) routes: Vec<Route>,
     pub(crate) gateways: BTreeSet<Name>,
+    pub(crate) policies: Policies,
 }
 
 /// Namespace and name; the namespace is `default` where a file leaves it out.
@@ -177,6 +179,14 @@ impl Objects {
             ("gateway.networking.k8s.io", "Gateway") => {
                 self.gateways.insert(name_of(&object)?);
                 vec![Source::Gateways]
+            }
+            (policies::GROUP, "EnvoyExtensionPolicy") => {
+                self.policies.add(&kind, object)?;
+                vec![Source::Policies]
+            }
+            (policies::GROUP, "BackendTrafficPolicy" | "ClientTrafficPolicy") => {
+                self.policies.add(&kind, object)?;
+                Vec::new()
             }
             ("apps", "Deployment" | "StatefulSet" | "DaemonSet") => {
                 let name = name_of(&object)?;

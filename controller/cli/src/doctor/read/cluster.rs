@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::folder::named;
 use crate::args::ClusterArgs;
 use crate::cluster::{Cluster, Kind, Refusal};
-use crate::doctor::facts::{Facts, Source};
+use crate::doctor::facts::{Facts, Source, policies};
 
 /// What is read, each with what it is a source of.
 const KINDS: &[(Source, Kind)] = &[
@@ -47,7 +47,15 @@ const KINDS: &[(Source, Kind)] = &[
         Source::HttpRoutes,
         Kind { group: "gateway.networking.k8s.io", version: "v1", kind: "HTTPRoute", plural: "httproutes" },
     ),
+    (Source::Policies, policy("EnvoyExtensionPolicy", "envoyextensionpolicies")),
+    (Source::Policies, policy("BackendTrafficPolicy", "backendtrafficpolicies")),
+    (Source::Policies, policy("ClientTrafficPolicy", "clienttrafficpolicies")),
 ];
+
+/// A policy of Envoy Gateway's.
+const fn policy(kind: &'static str, plural: &'static str) -> Kind {
+    Kind { group: policies::GROUP, version: "v1alpha1", kind, plural }
+}
 
 const GATEWAYS: Kind = Kind { group: "gateway.networking.k8s.io", version: "v1", kind: "Gateway", plural: "gateways" };
 
@@ -102,7 +110,7 @@ fn take(source: Source, kind: &Kind, listed: Result<Vec<Value>, Refusal>, facts:
         }
         Err(Refusal::NoSuchKind) => {
             facts.missing_kinds.insert(source);
-            facts.unread.insert(source, format!("the cluster has no {}", kind.kind));
+            facts.unread.entry(source).or_insert_with(|| format!("the cluster has no {}", kind.kind));
         }
         Err(Refusal::Forbidden(why) | Refusal::Failed(why)) => {
             let why = format!("{} cannot be listed: {why}", kind.plural);
