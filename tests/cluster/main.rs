@@ -26,5 +26,6 @@ mod rollout;
 mod rollout_cli;
 mod scaling;
 mod stage;
+mod templates;
 mod webhook;
 mod world;

@@ -1,10 +1,14 @@
 //! The command line. Flags that kubectl has are kubectl's.
 
+mod templates;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+
+pub(crate) use self::templates::{Create, Describe, DryRun, Get, Given, ManifestArgs, ObjectsArgs};
 
 const EXIT_CODES: &str =
     "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not finished in time, 4 held until somebody acts";
@@ -61,6 +65,21 @@ pub(crate) enum Command {
     /// Find the usual mistakes, in a cluster or in files, and say what to do
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),
+    /// List what there is
+    Get {
+        #[command(subcommand)]
+        what: Get,
+    },
+    /// Tell all about one thing
+    Describe {
+        #[command(subcommand)]
+        what: Describe,
+    },
+    /// Deploy a model from a template
+    Create {
+        #[command(subcommand)]
+        what: Create,
+    },
 }
 
 const DOCTOR_EXAMPLES: &str = "\

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow};
 use controller_api::labels;
 use controller_api::v1alpha1::model_serving::ModelServing;
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -16,7 +17,7 @@ use serde_json::Value;
 use crate::args::ClusterArgs;
 
 /// Who changed a field, as `managedFields` show it.
-const FIELD_MANAGER: &str = "kthena-cli";
+pub(crate) const FIELD_MANAGER: &str = "kthena-cli";
 
 /// The longest that one call may take.
 const CALL: Duration = Duration::from_secs(30);
@@ -60,7 +61,7 @@ pub(crate) enum Refusal {
 /// One namespace of a cluster.
 pub(crate) struct Cluster {
     client: Client,
-    url: String,
+    pub(crate) url: String,
     pub(crate) namespace: String,
 }
 
@@ -75,6 +76,23 @@ impl Cluster {
 
     pub(crate) fn servings(&self) -> Api<ModelServing> {
         Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// The objects of some kind.
+    pub(crate) fn objects(&self, kind: &ApiResource) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), &self.namespace, kind)
+    }
+
+    /// The objects of a kind, of the namespace or of all.
+    pub(crate) fn api<K>(&self, all_namespaces: bool) -> Api<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        if all_namespaces {
+            Api::all(self.client.clone())
+        } else {
+            Api::namespaced(self.client.clone(), &self.namespace)
+        }
     }
 
     /// The ModelServing, or an error that says where else to look.
@@ -203,6 +221,18 @@ impl Cluster {
             other => anyhow::Error::new(other)
                 .context(format!("cannot reach {}: is it the right --context or --kubeconfig?", self.url)),
         }
+    }
+}
+
+/// The namespace of a command that may do without a cluster: the one that was said, that of the context, or `default`.
+pub(crate) async fn namespace(args: &ClusterArgs) -> Result<String> {
+    if let Some(namespace) = &args.namespace {
+        return Ok(namespace.clone());
+    }
+    match config(args).await {
+        Ok(config) => Ok(config.default_namespace),
+        Err(_) if args.kubeconfig.is_none() && args.context.is_none() => Ok("default".to_owned()),
+        Err(error) => Err(error).context("no cluster to talk to"),
     }
 }
 

@@ -1,14 +1,19 @@
 //! `kthena`: what the operator and the picker do, asked and steered by a person.
 //!
-//! Thin: it reads objects, asks `planning` or a picker, prints, and patches at most one object per command.
+//! Thin: it reads objects, asks `planning` or a picker, prints, and changes at most one object per command; it creates
+//! those of a template, all or none.
 //! As `kubectl-kthena` (a link to this binary) in the path it is `kubectl kthena`.
 
 mod args;
 mod cluster;
+mod create;
+mod describe;
 mod doctor;
 mod explain;
+mod get;
 mod print;
 mod rollout;
+mod templates;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -38,6 +43,9 @@ fn main() -> ExitCode {
         Command::Rollout { action } => runtime.block_on(rollout::run(&args.cluster, action)),
         Command::Explain(asked) => runtime.block_on(explain::run(asked)),
         Command::Doctor(asked) => runtime.block_on(doctor::run(&args.cluster, &asked)),
+        Command::Get { what } => runtime.block_on(get::run(&args.cluster, what)),
+        Command::Describe { what } => describe::run(what),
+        Command::Create { what } => runtime.block_on(create::run(&args.cluster, what)),
     };
     match ran {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
