@@ -1,53 +1,15 @@
 //! `kthena rollout`, the program, beside a running operator.
 
-use std::path::PathBuf;
-use std::process::Stdio;
-use std::time::Duration;
-
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde_json::{Value, json};
-use tests::own_binary;
-use tokio::sync::OnceCell;
+use tests::command_line::{self, Said};
 
 use crate::stage::{Stage, role, spec};
 
-/// A command that hangs is a failure.
-const DEADLINE: Duration = Duration::from_secs(90);
-
-/// What a command did.
-struct Run {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-async fn kthena(stage: &Stage, words: &str) -> Result<Run> {
-    static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
-    let binary = BUILT.get_or_try_init(|| own_binary::build("kthena")).await?;
-    let run = tokio::process::Command::new(binary)
-        .arg("rollout")
-        .args(words.split_whitespace())
-        .args(["--namespace", stage.namespace.name(), "--kubeconfig"])
-        .arg(stage.proxy.kubeconfig())
-        .env_remove("KUBECONFIG")
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let output = tokio::time::timeout(DEADLINE, run).await.with_context(|| format!("{words} does not end"))??;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Ok(Run { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) })
-}
-
-impl Run {
-    #[track_caller]
-    fn says(self, code: i32, words: &[&str]) -> String {
-        let text = format!("{}{}", self.out, self.err);
-        assert_eq!(self.code, Some(code), "{text}");
-        for word in words {
-            assert!(text.contains(word), "{word:?} is missing in: {text}");
-        }
-        text
-    }
+async fn kthena(stage: &Stage, words: &str) -> Result<Said> {
+    let kubeconfig = stage.proxy.kubeconfig().display().to_string();
+    let place = ["--namespace", stage.namespace.name(), "--kubeconfig", &kubeconfig];
+    command_line::kthena(["rollout"].into_iter().chain(words.split_whitespace()).chain(place)).await
 }
 
 #[tokio::test]

@@ -1,38 +1,20 @@
 //! `kthena explain`, the program, beside a running picker.
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
+use tests::command_line::kthena;
 use tests::config_dir::ConfigDir;
+use tests::picker;
 use tests::scratch::Scratch;
-use tests::{own_binary, picker};
-use tokio::sync::OnceCell;
 
 use crate::running::Running;
 
-/// A command that hangs is a failure.
-const DEADLINE: Duration = Duration::from_secs(60);
-
 /// Runs the command. Its words must be there, and its exit code must be so.
 async fn says(words: &[&str], code: i32, wanted: &[&str]) -> Result<String> {
-    static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
-    let binary = BUILT.get_or_try_init(|| own_binary::build("kthena")).await?;
-    let run = tokio::process::Command::new(binary)
-        .arg("explain")
-        .args(words)
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let output = tokio::time::timeout(DEADLINE, run).await.with_context(|| format!("{words:?} does not end"))??;
-    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-    assert_eq!(output.status.code(), Some(code), "{text}");
-    for word in wanted {
-        assert!(text.contains(word), "{word:?} is missing in: {text}");
-    }
-    Ok(text)
+    let words = [&["explain"], words].concat();
+    Ok(kthena(words).await?.says(code, wanted))
 }
 
 fn request(scratch: &Scratch) -> Result<String> {

@@ -3,6 +3,7 @@
 mod collector;
 mod connection;
 mod debug_port;
+mod doctor;
 mod drain;
 mod examples;
 mod explain;

@@ -11,6 +11,7 @@
 pub mod cache;
 pub mod client;
 pub mod cluster;
+pub mod command_line;
 pub mod config_dir;
 pub mod demo;
 pub mod engine;

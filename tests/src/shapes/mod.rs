@@ -170,6 +170,12 @@ impl GatewayConfig {
         self
     }
 
+    /// The configuration as it is.
+    #[must_use]
+    pub fn json(&self) -> &Value {
+        &self.config
+    }
+
     /// Starts an Envoy with it.
     ///
     /// # Errors
