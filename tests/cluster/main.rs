@@ -7,6 +7,7 @@ mod attachment;
 mod availability;
 mod chart;
 mod crash;
+mod doctor;
 mod examples;
 mod faults;
 mod gangs;
