@@ -1,7 +1,7 @@
 //! `kthena`, the program: built once, run with words, and what it said.
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -24,14 +24,21 @@ pub struct Said {
     pub err: String,
 }
 
+/// The path of the program; built once in a process.
+///
+/// # Errors
+/// When cargo cannot build it.
+pub async fn binary() -> Result<&'static Path> {
+    static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
+    BUILT.get_or_try_init(|| own_binary::build("kthena")).await.map(PathBuf::as_path)
+}
+
 /// Runs `kthena` with these words, and no kubeconfig but one that they name.
 ///
 /// # Errors
 /// When it cannot be built or run, or does not end in time.
 pub async fn kthena(words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result<Said> {
-    static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
-    let binary = BUILT.get_or_try_init(|| own_binary::build("kthena")).await?;
-    let mut command = tokio::process::Command::new(binary);
+    let mut command = tokio::process::Command::new(binary().await?);
     command.args(words).env_remove("KUBECONFIG").stdin(Stdio::null()).kill_on_drop(true);
     let run = command.output();
     let output = tokio::time::timeout(DEADLINE, run).await.context("the command does not end")??;

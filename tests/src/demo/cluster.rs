@@ -73,7 +73,7 @@ async fn tell(stage: &Stage) -> Result<()> {
         &MANIFESTS.lines().filter(|line| !line.starts_with('#')).map(|line| format!("  {line}\n")).collect::<String>(),
     );
     stage.objects.apply(MANIFESTS).await?;
-    show(&stage.kthena(&["rollout", "status", "assistant", "--timeout", "2m"]).await?);
+    show(&stage.kthena(&["rollout", "status", "assistant", "--timeout", "80s"]).await?);
     wait_for_pool(stage).await?;
 
     section("Traffic through the gateway");
@@ -167,7 +167,7 @@ async fn trace(stage: &Stage, decision: &Value) -> Result<String> {
 
 /// Until a rollout is complete, and some requests longer.
 async fn roll(stage: &Stage, load: &Load) -> Result<()> {
-    show(&stage.kthena(&["rollout", "status", "assistant", "--timeout", "4m"]).await?);
+    show(&stage.kthena(&["rollout", "status", "assistant", "--timeout", "80s"]).await?);
     load.wait_for(MEANWHILE).await
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, PostParams};
 use serde_json::json;
@@ -14,10 +14,11 @@ use crate::cluster::binaries::Binary;
 use crate::cluster::control_plane::{ControlPlane, ControlPlaneOptions};
 use crate::cluster::crds::{Foreign, GatewayKinds};
 use crate::cluster::operator::{self, Operator, OperatorOptions};
+use crate::command_line::{self, kthena};
 use crate::demo::say;
 use crate::gateways::envoy_gateway::{EnvoyGateway, for_pools};
 use crate::gateways::installed::{self, PORTS, act_as};
-use crate::gateways::objects::Objects;
+use crate::gateways::objects::{NAMESPACE, Objects};
 use crate::gateways::sandbox::address;
 use crate::otlp_sink::OtlpSink;
 use crate::picker::{self, Picker, PickerOptions};
@@ -59,17 +60,12 @@ pub async fn prepare() -> Result<()> {
     picker::binary().await?;
     operator::binary().await?;
     engine().await?;
-    kthena().await.map(drop)
+    command_line::binary().await.map(drop)
 }
 
 async fn engine() -> Result<&'static PathBuf> {
     static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
     BUILT.get_or_try_init(|| own_binary::build("simulated-engine")).await
-}
-
-async fn kthena() -> Result<&'static PathBuf> {
-    static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
-    BUILT.get_or_try_init(|| own_binary::build("kthena")).await
 }
 
 impl Stage {
@@ -114,16 +110,11 @@ impl Stage {
     /// # Errors
     /// When it fails, with what it said.
     pub(super) async fn kthena(&self, words: &[&str]) -> Result<String> {
-        let run = tokio::process::Command::new(kthena().await?)
-            .args(words)
-            .args(["--namespace", crate::gateways::objects::NAMESPACE, "--kubeconfig"])
-            .arg(self.plane.kubeconfig())
-            .kill_on_drop(true)
-            .output();
-        let output = run.await.context("cannot run kthena")?;
-        let said = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).concat();
-        anyhow::ensure!(output.status.success(), "kthena {}: {said}", words.join(" "));
-        Ok(said)
+        let kubeconfig = self.plane.kubeconfig().to_string_lossy();
+        let cluster = ["--namespace", NAMESPACE, "--kubeconfig", &*kubeconfig];
+        let said = kthena(words.iter().chain(&cluster)).await?;
+        anyhow::ensure!(said.code == Some(0), "kthena {}: {}{}", words.join(" "), said.out, said.err);
+        Ok(said.out + &said.err)
     }
 }
 
