@@ -54,6 +54,7 @@ pub(crate) async fn tell<H: Host>(stage: &mut Stage<H>) -> Result<()> {
             rows.push(row(stage, *setting, "gone, its Pod not Ready").await?);
         }
         stage.restart_picker().await.context("a picker that came back")?;
+        stage.set(*setting).await?;
 
         let process = |stage: &Stage<H>, signal| {
             stage.pickers().next().context("a picker runs").and_then(|picker| picker.process().signal(signal))

@@ -41,6 +41,14 @@ impl Setting {
         Self { body, failure }
     }
 
+    /// How the picker calls the way that it is shown bodies.
+    pub(crate) fn seen_by_picker(self) -> &'static str {
+        match self.body {
+            Body::Buffered => "buffered",
+            Body::FullDuplex | Body::OnDemand => "full_duplex_streamed",
+        }
+    }
+
     /// As the guide has them.
     pub(crate) fn words(self) -> [&'static str; 2] {
         let body = match self.body {

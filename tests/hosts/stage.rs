@@ -148,8 +148,26 @@ impl<H: Host> Stage<H> {
     pub(crate) async fn set(&mut self, setting: Setting) -> Result<()> {
         self.host.set(&self.objects, setting).await?;
         self.host.wait_for(setting).await?;
-        // Connections keep what was in force when they were opened.
-        self.client = Client::new(self.host.address());
+        // Connections keep what was in force when they were opened, and Envoy's threads hear of a change after its admin
+        // interface tells it: so until a new one is treated so.
+        let mut last = String::new();
+        let what = format!("a request that is treated as {setting}");
+        let client = poll::until(&what, SOON, async || {
+            let client = Client::new(self.host.address());
+            let decision = async { self.picked(&ask(&client, &[]).await?).await };
+            match decision.await {
+                Ok(decision) if decision["bodyMode"] == setting.seen_by_picker() => Some(client),
+                Ok(decision) => {
+                    last = decision["bodyMode"].to_string();
+                    None
+                }
+                Err(error) => {
+                    last = format!("{error:#}");
+                    None
+                }
+            }
+        });
+        self.client = client.await.with_context(|| format!("the last: {last}\n{}", self.said()))?;
         Ok(())
     }
 
