@@ -2,9 +2,8 @@
 //! them, and the mistakes that are made one by one.
 
 use anyhow::{Context as _, Result};
-use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
 use tests::cluster::control_plane::{ControlPlane, ControlPlaneOptions};
@@ -138,9 +137,6 @@ async fn set_up(place: &Place<'_>) -> Result<()> {
 async fn a_cluster_that_is_right_is_met_with_silence_and_each_mistake_is_found() -> Result<()> {
     let plane = ControlPlaneOptions::default().with_kinds(&[GatewayKinds::EnvoyGateway]).with_endpoint_slices();
     let plane = plane.start().await?;
-    // What is on no node has no endpoint.
-    let node: Node = serde_json::from_value(json!({"metadata": {"name": "node-0"}}))?;
-    Api::all(plane.client().await?).create(&PostParams::default(), &node).await?;
     let place = Place { plane: &plane, namespace: plane.namespace("doctor").await? };
     let _kubelet = Kubelet::start(&place.namespace);
     set_up(&place).await?;

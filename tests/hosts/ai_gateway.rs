@@ -205,14 +205,6 @@ impl Host for AiGateway {
         Ok(())
     }
 
-    async fn tell_spans(&self, objects: &Objects, settings: &str) -> Result<()> {
-        self.gateway.tell_spans(objects, settings).await
-    }
-
-    async fn tell_spans_as_before(&self, objects: &Objects, settings: &str) -> Result<()> {
-        self.gateway.tell_spans_as_before(objects, settings).await
-    }
-
     fn said(&self) -> String {
         format!("AI Gateway said:\n{}{}", tail(&self.controller.output().join("\n"), 20), self.gateway.said())
     }

@@ -3,21 +3,15 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
-use serde_json::{Value, json};
+use anyhow::Result;
+use serde_json::json;
 use tests::cluster::binaries::Binary;
 use tests::cluster::control_plane::ControlPlane;
 use tests::cluster::crds::GatewayKinds;
 pub(crate) use tests::gateways::envoy_gateway::EnvoyGateway;
-use tests::gateways::envoy_gateway::of_a_process;
 
 use crate::host::{Body, Failure, Host, Setting};
 use crate::objects::Objects;
-
-/// Where a user reads how to have spans told to a collector.
-const TELEMETRY_GUIDE: &str = include_str!("../../gateway-api-examples/otel/README.md");
-
-const GATEWAYS: &str = "gateway.networking.k8s.io/v1";
 
 impl Host for EnvoyGateway {
     const NAME: &'static str = "envoy-gateway";
@@ -69,20 +63,6 @@ impl Host for EnvoyGateway {
             "metadata": {"accessibleNamespaces": ["envoy.lb"], "writableNamespaces": ["envoy.lb"]},
         }]}});
         objects.merge("gateway.envoyproxy.io/v1alpha1", "EnvoyExtensionPolicy", "llama-epp", &patch).await
-    }
-
-    async fn tell_spans(&self, objects: &Objects, settings: &str) -> Result<()> {
-        let mut proxy: Value = serde_saphyr::from_str(settings)?;
-        proxy["spec"] = of_a_process(proxy["spec"].take());
-        objects.apply(&proxy.to_string()).await?;
-        let command = TELEMETRY_GUIDE.split("kubectl patch gateway inference --type=merge -p '").nth(1);
-        let patch = command.and_then(|rest| rest.split('\'').next()).context("the guide's patch of the Gateway")?;
-        objects.merge(GATEWAYS, "Gateway", "inference", &serde_json::from_str(patch)?).await
-    }
-
-    async fn tell_spans_as_before(&self, objects: &Objects, settings: &str) -> Result<()> {
-        objects.merge(GATEWAYS, "Gateway", "inference", &json!({"spec": {"infrastructure": null}})).await?;
-        objects.delete(settings).await
     }
 
     fn said(&self) -> String {

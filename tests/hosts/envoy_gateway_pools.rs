@@ -86,14 +86,6 @@ impl Host for EnvoyGatewayPools {
         Ok(())
     }
 
-    async fn tell_spans(&self, objects: &Objects, settings: &str) -> Result<()> {
-        self.gateway.tell_spans(objects, settings).await
-    }
-
-    async fn tell_spans_as_before(&self, objects: &Objects, settings: &str) -> Result<()> {
-        self.gateway.tell_spans_as_before(objects, settings).await
-    }
-
     fn said(&self) -> String {
         format!("the operator said:\n{}{}", tail(&self.operator.log(), 20), self.gateway.said())
     }

@@ -112,16 +112,6 @@ pub(crate) trait Host: Sized {
     /// Has it set.
     async fn set(&self, objects: &Objects, setting: Setting) -> Result<()>;
 
-    /// Has the running gateway tell its spans to the guide's collector; `settings` is the example's manifest.
-    async fn tell_spans(&self, objects: &Objects, settings: &str) -> Result<()> {
-        objects.apply(settings).await
-    }
-
-    /// Takes that back.
-    async fn tell_spans_as_before(&self, objects: &Objects, settings: &str) -> Result<()> {
-        objects.delete(settings).await
-    }
-
     /// The ends of its logs.
     fn said(&self) -> String;
 

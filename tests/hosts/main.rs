@@ -49,7 +49,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use tests::demo;
-use tests::gateways::{objects, sandbox};
+use tests::gateways::{self, objects, sandbox};
 use tests::progress::say;
 
 use crate::host::Host;
@@ -129,7 +129,7 @@ async fn prepare(wanted: &[String]) -> Result<()> {
     let unknown: Vec<&String> = wanted.iter().filter(|word| !known.contains(&word.as_str())).collect();
     anyhow::ensure!(unknown.is_empty(), "{unknown:?}: name hosts or stories: {}", known.join(", "));
     sandbox::check()?;
-    stage::prepare().await?;
+    gateways::prepare().await?;
     each_host!(wanted, Kind => {
         Kind::build().await?;
         for kinds in Kind::KINDS {

@@ -42,10 +42,7 @@ impl<'a, H: Host> Scenario<'a, H> {
 
         let ip = address(PICKER_HOST);
         let picker = PickerOptions::of_cluster(&stage.act_as("kthena-ext-proc")?)
-            .flag("--bind-address", ip)
-            .flag("--grpc-port", 9002)
-            .flag("--grpc-health-port", 9003)
-            .flag("--metrics-port", 9090)
+            .at(ip)
             .flag("--model-name-port", 9004)
             .flag("--scheduler-config", stage.by_chance.display())
             .traces(&stage.sink.endpoint())

@@ -6,19 +6,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::future::select_ok;
-use k8s_openapi::api::core::v1::Node;
-use kube::api::{Api, PostParams};
 use serde_json::{Value, json};
 use tests::client::{Client, Reply};
-use tests::cluster::binaries::Binary;
 use tests::cluster::control_plane::{ControlPlane, ControlPlaneOptions};
-use tests::cluster::crds::Foreign;
-use tests::cluster::operator;
 use tests::engine::{Engine, EngineConfig};
 use tests::gateways::installed::act_as;
 pub(crate) use tests::gateways::{SOON, tail};
 use tests::otlp_sink::OtlpSink;
-use tests::picker::{self, Picker, PickerOptions};
+use tests::picker::{Picker, PickerOptions};
 use tests::poll;
 use tests::scratch::Scratch;
 
@@ -34,23 +29,6 @@ pub(crate) const MODEL: &str = "llama";
 
 /// Where engines listen, as the pools say.
 pub(crate) const ENGINE_PORT: u16 = 8000;
-
-/// Builds and fetches what every host needs.
-///
-/// # Errors
-/// When something cannot be built or fetched.
-pub(crate) async fn prepare() -> Result<()> {
-    for binary in [Binary::Etcd, Binary::ApiServer, Binary::ControllerManager, Binary::Helm] {
-        binary.path().await?;
-    }
-    for kind in Foreign::ALL {
-        kind.manifest().await?;
-    }
-    tests::envoy::binary().await?;
-    picker::binary().await?;
-    operator::binary().await?;
-    Ok(())
-}
 
 /// A picker and its pod.
 pub(crate) struct Replica {
@@ -101,8 +79,6 @@ impl<H: Host> Stage<H> {
         }}});
         std::fs::write(&by_chance, profile.to_string())?;
 
-        let node = serde_json::from_value(json!({"metadata": {"name": "node-0"}}))?;
-        Api::<Node>::all(plane.client().await?).create(&PostParams::default(), &node).await?;
         let objects = Objects::new(plane.client().await?);
         let sink = OtlpSink::start().await?;
         let mut host = H::start(&plane, &objects, sink.address()).await?;
@@ -254,10 +230,7 @@ impl<H: Host> Stage<H> {
         PickerOptions::of_cluster(&self.kubeconfig)
             .flag("--pool-name", pool)
             .flag("--pool-namespace", NAMESPACE)
-            .flag("--bind-address", ip)
-            .flag("--grpc-port", 9002)
-            .flag("--grpc-health-port", 9003)
-            .flag("--metrics-port", 9090)
+            .at(ip)
             .flag("--scheduler-config", self.by_chance.display())
             .traces(&self.sink.endpoint())
             .start()

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -55,6 +55,13 @@ impl PickerOptions {
     pub fn flag(mut self, flag: &str, value: impl ToString) -> Self {
         self.args.extend([flag.to_owned(), value.to_string()]);
         self
+    }
+
+    /// Has it listen at a pod's address, at the ports of the manifests.
+    #[must_use]
+    pub fn at(self, ip: Ipv4Addr) -> Self {
+        let all = self.flag("--bind-address", ip).flag("--grpc-port", 9002);
+        all.flag("--grpc-health-port", 9003).flag("--metrics-port", 9090)
     }
 
     /// Sets an environment variable.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -68,7 +69,8 @@ impl ControlPlaneOptions {
         self
     }
 
-    /// Services have EndpointSlices that follow their pods: kube-controller-manager with that controller too.
+    /// Services have EndpointSlices that follow their pods: kube-controller-manager with that controller too. And there is
+    /// the node `node-0`, because a pod on no node has no endpoint.
     #[must_use]
     pub fn with_endpoint_slices(mut self) -> Self {
         self.endpoint_slices = true;
@@ -101,6 +103,10 @@ impl ControlPlaneOptions {
         let mut plane = start_servers(&etcd, &api_server, address).await?;
         plane.install_kinds(&self.kinds).await?;
         plane.others = extras.start(&plane).await?;
+        if self.endpoint_slices {
+            let node: Node = serde_json::from_value(json!({"metadata": {"name": "node-0"}}))?;
+            Api::all(plane.client().await?).create(&PostParams::default(), &node).await?;
+        }
         progress::say(&format!("a control plane is up ({:.1} s)", start.elapsed().as_secs_f64()));
         Ok(plane)
     }

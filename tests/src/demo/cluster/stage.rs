@@ -4,16 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Result;
-use k8s_openapi::api::core::v1::Node;
-use kube::api::{Api, PostParams};
-use serde_json::json;
 use tokio::sync::OnceCell;
 
 use super::kubelet::Kubelet;
 use crate::cluster::binaries::Binary;
 use crate::cluster::control_plane::{ControlPlane, ControlPlaneOptions};
-use crate::cluster::crds::{Foreign, GatewayKinds};
-use crate::cluster::operator::{self, Operator, OperatorOptions};
+use crate::cluster::crds::GatewayKinds;
+use crate::cluster::operator::{Operator, OperatorOptions};
 use crate::command_line::{self, kthena};
 use crate::demo::say;
 use crate::gateways::envoy_gateway::{EnvoyGateway, for_pools};
@@ -21,9 +18,9 @@ use crate::gateways::installed::{self, PORTS, act_as};
 use crate::gateways::objects::{NAMESPACE, Objects};
 use crate::gateways::sandbox::address;
 use crate::otlp_sink::OtlpSink;
-use crate::picker::{self, Picker, PickerOptions};
+use crate::picker::{Picker, PickerOptions};
 use crate::scratch::Scratch;
-use crate::{envoy, own_binary};
+use crate::{gateways, own_binary};
 
 const API_SERVER: u8 = 30;
 const PICKER: u8 = 33;
@@ -47,18 +44,11 @@ pub(super) struct Stage {
 /// # Errors
 /// When something cannot be built or fetched.
 pub async fn prepare() -> Result<()> {
-    for binary in [Binary::Etcd, Binary::ApiServer, Binary::ControllerManager, Binary::Helm, Binary::EnvoyGateway] {
-        binary.path().await?;
-    }
-    for kind in Foreign::ALL {
-        kind.manifest().await?;
-    }
+    gateways::prepare().await?;
+    Binary::EnvoyGateway.path().await?;
     for kinds in KINDS {
         kinds.manifests().await?;
     }
-    envoy::binary().await?;
-    picker::binary().await?;
-    operator::binary().await?;
     engine().await?;
     command_line::binary().await.map(drop)
 }
@@ -77,8 +67,6 @@ impl Stage {
         let options = ControlPlaneOptions::default().with_garbage_collection().with_endpoint_slices();
         let plane = options.with_kinds(&KINDS).at(address(API_SERVER).into()).start().await?;
         let client = plane.client().await?;
-        let node: Node = serde_json::from_value(json!({"metadata": {"name": "node-0"}}))?;
-        Api::<Node>::all(client.clone()).create(&PostParams::default(), &node).await?;
         done("kube-apiserver, etcd, kube-controller-manager");
 
         let (objects, sink, scratch) = (Objects::new(client.clone()), OtlpSink::start().await?, Scratch::new("demo")?);
@@ -120,10 +108,7 @@ impl Stage {
 
 async fn start_picker(kubeconfig: &Path, sink: &OtlpSink) -> Result<Picker> {
     PickerOptions::of_cluster(kubeconfig)
-        .flag("--bind-address", address(PICKER))
-        .flag("--grpc-port", 9002)
-        .flag("--grpc-health-port", 9003)
-        .flag("--metrics-port", 9090)
+        .at(address(PICKER))
         .traces(&sink.endpoint())
         .env("ACCESS_LOG_ENABLED", false)
         .start()
