@@ -78,23 +78,53 @@ impl Metrics {
     pub fn new(store: Arc<Store>, queue: Arc<Queue>, attachments: Arc<Attachments>) -> Self {
         let mut registry = Registry::with_prefix("kthena_controller");
         let writes = Family::<WriteLabels, Counter>::default();
-        registry.register("writes", "Writes to the API server", writes.clone());
+        registry.register("writes", "Writes to the API server, by what was written and how it ended", writes.clone());
         let histogram: fn() -> Histogram = || Histogram::new(PASS_SECONDS);
         let passes = Family::new_with_constructor(histogram);
-        registry.register("reconcile_duration_seconds", "Passes over one ModelServing", passes.clone());
+        registry.register(
+            "reconcile_duration_seconds",
+            "Time of a pass over one ModelServing, by how it ended",
+            passes.clone(),
+        );
         let watch_errors = Family::default();
-        registry.register("watch_errors", "Lists and watches that failed", watch_errors.clone());
+        registry.register(
+            "watch_errors",
+            "Lists and watches that failed, by kind; they are tried again",
+            watch_errors.clone(),
+        );
         let extension_calls = Family::default();
-        registry.register("extension_calls", "Calls of Envoy Gateway that were answered", extension_calls.clone());
+        for hook in ["endpoints", "cluster", "translation"] {
+            for outcome in ["ok", "refused"] {
+                // A series that exists from the start lets `increase()` see the first refusal.
+                drop(extension_calls.get_or_create(&CallLabels { hook, outcome }));
+            }
+        }
+        registry.register(
+            "extension_calls",
+            "Calls of Envoy Gateway, by hook; while one is refused it publishes nothing",
+            extension_calls.clone(),
+        );
         let endpoint_streams = Gauge::default();
-        registry.register("endpoint_streams", "Streams of Envoys that follow endpoints", endpoint_streams.clone());
+        registry.register(
+            "endpoint_streams",
+            "Streams of Envoys that follow the endpoints of pools, one for each cluster",
+            endpoint_streams.clone(),
+        );
         let endpoint_updates = Counter::default();
-        registry.register("endpoint_updates", "Endpoints that were sent to an Envoy", endpoint_updates.clone());
+        registry.register(
+            "endpoint_updates",
+            "Lists of endpoints that were sent to an Envoy",
+            endpoint_updates.clone(),
+        );
         let endpoint_refusals = Counter::default();
-        registry.register("endpoint_refusals", "Endpoints that an Envoy refused", endpoint_refusals.clone());
+        registry.register("endpoint_refusals", "Lists of endpoints that an Envoy refused", endpoint_refusals.clone());
         let events_dropped = Counter::default();
-        registry.register("events_dropped", "Kubernetes events that were not written", events_dropped.clone());
-        registry.register("build", "This build", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        registry.register(
+            "events_dropped",
+            "Kubernetes events that were not written: too many of one object, or not taken by the API server",
+            events_dropped.clone(),
+        );
+        registry.register("build", "The version that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         let leads = Arc::new(AtomicBool::new(false));
         registry.register_collector(Box::new(State { store, queue, attachments, leads: Arc::clone(&leads) }));
         Self {
@@ -159,23 +189,23 @@ struct State {
 impl Collector for State {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let (due, failing) = self.queue.depth();
-        gauge(&mut encoder, "queue_depth", "ModelServings whose pass is due", &[("", "", count(due))])?;
-        gauge(&mut encoder, "failing", "ModelServings whose last pass failed", &[("", "", count(failing))])?;
+        gauge(&mut encoder, "queue_depth", "ModelServings whose pass is due.", &[("", "", count(due))])?;
+        gauge(&mut encoder, "failing", "ModelServings whose last pass failed.", &[("", "", count(failing))])?;
         let (due, stuck) = self.attachments.depth();
         gauge(
             &mut encoder,
             "attachment_queue_depth",
-            "ModelServers and ModelRoutes whose pass is due",
+            "ModelServers and ModelRoutes whose pass is due.",
             &[("", "", count(due))],
         )?;
         gauge(
             &mut encoder,
             "attachment_failing",
-            "ModelServers and ModelRoutes whose last pass failed",
+            "ModelServers and ModelRoutes whose last pass failed.",
             &[("", "", count(stuck))],
         )?;
         let leads = i64::from(self.leads.load(Ordering::Relaxed));
-        gauge(&mut encoder, "leader", "1 if this replica writes", &[("", "", leads)])?;
+        gauge(&mut encoder, "leader", "1 if this replica leads and writes, else 0.", &[("", "", leads)])?;
         let (mut servings, mut ready, mut unready, mut missing, mut outdated) = (0, 0, 0, 0, 0);
         for serving in self.store.servings().good() {
             servings += 1;
@@ -187,7 +217,12 @@ impl Collector for State {
         }
         let states = [("ready", ready), ("unready", unready), ("missing", missing), ("outdated", outdated)];
         let states = states.map(|(state, number)| ("state", state, number));
-        gauge(&mut encoder, "groups", "Serving groups by state; an outdated one is ready or unready too", &states)?;
+        gauge(
+            &mut encoder,
+            "groups",
+            "Serving groups by state, as every replica sees them; an outdated one is ready or unready too.",
+            &states,
+        )?;
         let [pods, services, pod_groups, revisions] = self.store.sizes().map(count);
         let [servers, routes, endpoints] = self.attachments.sizes().map(count);
         let kinds = [
@@ -200,7 +235,7 @@ impl Collector for State {
             ("kind", "ModelRoute", routes),
             ("kind", "Endpoint", endpoints),
         ];
-        gauge(&mut encoder, "objects", "Objects that are watched", &kinds)
+        gauge(&mut encoder, "objects", "Objects that this replica watches, by kind.", &kinds)
     }
 }
 

@@ -10,6 +10,7 @@ pub mod fleet;
 pub mod labels;
 pub mod prefill;
 
+use std::hash::Hash;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::exemplar::HistogramWithExemplars;
-use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
@@ -99,6 +100,17 @@ pub struct SelfCounters {
 
 type HistogramFamily<L> = Family<L, HistogramWithExemplars<Trace>, fn() -> HistogramWithExemplars<Trace>>;
 
+/// Makes the series of a closed set of labels: `increase()` sees the first event of one that exists from the start.
+pub(crate) fn begin<L, M, C>(family: &Family<L, M, C>, labels: impl IntoIterator<Item = L>)
+where
+    L: Clone + Eq + Hash,
+    C: MetricConstructor<M>,
+{
+    for labels in labels {
+        drop(family.get_or_create(&labels));
+    }
+}
+
 /// All metrics of the process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -164,20 +176,22 @@ impl Metrics {
             prefill: PrefillMetrics::default(),
             fleet,
         };
-        for source in ReloadSource::ALL {
-            // A series that exists from the start lets `increase()` see the first failure.
-            drop(metrics.reload_failures.get_or_create(&SourceLabels { source: source.name() }));
-        }
+        begin(&metrics.reload_failures, ReloadSource::ALL.map(|source| SourceLabels { source: source.name() }));
+        begin(&metrics.refusals, RefusalKind::CODES.map(|reason| ReasonLabels { reason }));
         metrics.register(counters);
         metrics
     }
 
     fn register(&mut self, counters: &SelfCounters) {
         let registry = &mut self.registry;
-        registry.register("requests", "Requests by model, path, status and error", self.requests.clone());
+        registry.register(
+            "requests",
+            "Requests that ended, refused ones among them, by what they asked for and how they ended",
+            self.requests.clone(),
+        );
         registry.register(
             "request_duration_seconds",
-            "From the first message of an exchange to the end of its stream",
+            "Time from the first message of an exchange to the end of its stream",
             self.request_duration.clone(),
         );
         registry.register(
@@ -187,18 +201,18 @@ impl Metrics {
         );
         registry.register(
             "prefix_cache_match_ratio",
-            "Share of the prompt's blocks that the picked endpoint probably holds",
+            "Share of a prompt's blocks that the picked endpoint probably held in its cache when it was picked",
             self.prefix_match.clone(),
         );
         registry.register("refusals", "Requests that got no endpoint, by reason", self.refusals.clone());
         registry.register(
             "exchange_phase_duration_seconds",
-            "Time of an exchange by phase: read_body, decide, answer",
+            "Time of an exchange by phase: until the body is read, then until the decision, then until the answer to Envoy",
             self.phases.clone(),
         );
         registry.register(
             "reload_failures",
-            "Reloads that failed and left the last good state, by source",
+            "Changes that could not be read, so that the last good state stays in force, by source",
             self.reload_failures.clone(),
         );
         registry.register(
@@ -227,10 +241,14 @@ impl Metrics {
         self.xds.register(registry);
         self.prefill.register(registry);
         let spans = [
-            ("trace_spans_ended", "Sampled spans that ended", &counters.spans_ended),
+            ("trace_spans_ended", "Sampled spans that ended, exported or not", &counters.spans_ended),
             ("trace_spans_exported", "Spans that the collector took", &counters.spans_exported),
-            ("trace_spans_failed", "Spans that a failed export lost", &counters.spans_failed),
-            ("access_log_dropped", "Access log lines that found the queue full", &counters.access_log_dropped),
+            ("trace_spans_failed", "Spans that were lost with an export that failed", &counters.spans_failed),
+            (
+                "access_log_dropped",
+                "Lines of the access log that were left out because its queue was full",
+                &counters.access_log_dropped,
+            ),
         ];
         for (name, help, counter) in spans {
             registry.register(name, help, counter.clone());

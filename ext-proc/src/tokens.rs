@@ -65,6 +65,9 @@ pub enum Source {
 }
 
 impl Source {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Request, Self::Cache, Self::Local, Self::Engine];
+
     /// As metrics and reports call it.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -124,6 +127,10 @@ pub enum Why {
 }
 
 impl Why {
+    /// Every [`name`](Self::name).
+    pub const NAMES: [&'static str; 9] =
+        ["no_prompt", "several", "unknowable", "no_tokenizer", "template", "tokenizer", "busy", "deadline", "engine"];
+
     /// As metrics call it.
     #[must_use]
     pub fn name(&self) -> &'static str {

@@ -18,8 +18,8 @@ fn proto_is_current() {
 }
 
 #[test]
-fn the_reference_has_every_flag_and_field_of_today() {
-    refuse_stale(&pages());
+fn the_reference_has_every_flag_field_and_metric_of_today() {
+    refuse_stale(&pages().unwrap());
 }
 
 #[test]

@@ -21,9 +21,9 @@ pub struct GeneratedFile {
 /// Generates everything.
 ///
 /// # Errors
-/// Those of [`picker`], [`extension`] and [`crds`].
+/// Those of [`picker`], [`extension`], [`crds`] and [`pages`].
 pub fn all() -> anyhow::Result<Vec<GeneratedFile>> {
-    Ok([picker()?, extension()?, crds()?, reference::pages()].into_iter().flatten().collect())
+    Ok([picker()?, extension()?, crds()?, reference::pages()?].into_iter().flatten().collect())
 }
 
 /// Generates one file for each kind that is ours.

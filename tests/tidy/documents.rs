@@ -93,32 +93,3 @@ fn every_attribute_of_a_span_in_a_guide_is_set_somewhere() {
     });
     refuse(missing, "No span has these attributes:");
 }
-
-/// Names of metrics as they are exported, without what their kind adds.
-#[test]
-fn every_metric_of_a_dashboard_or_an_alert_is_exported() {
-    const PREFIXES: [(&str, &str); 2] =
-        [("kthena_router_", "ext-proc/src/"), ("kthena_controller_", "controller/src/")];
-    let exported = |folder: &str, name: &str| {
-        let literal = format!("\"{name}\"");
-        FILES.iter().any(|file| file.path.starts_with(folder) && file.text.contains(&literal))
-    };
-    let shown = FILES.iter().filter(|file| file.path.starts_with("deploy/observability/"));
-    let mut count = 0;
-    let mut missing = Vec::new();
-    for file in shown {
-        for (number, line) in file.lines() {
-            for word in line.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '_')) {
-                let known = PREFIXES.iter().find_map(|(prefix, folder)| Some((word.strip_prefix(prefix)?, *folder)));
-                let Some((name, folder)) = known else { continue };
-                let kinds = ["", "_total", "_bucket", "_sum", "_count"];
-                count += 1;
-                if !kinds.iter().filter_map(|kind| name.strip_suffix(kind)).any(|name| exported(folder, name)) {
-                    missing.push(format!("{}:{number}: {word}", file.path));
-                }
-            }
-        }
-    }
-    assert!(count > 20, "dashboard and alerts were not found");
-    refuse(missing, "Nobody exports these metrics:");
-}

@@ -7,5 +7,6 @@ mod dependencies;
 mod documents;
 mod examples;
 mod layout;
+mod observability;
 mod repository;
 mod sources;

@@ -92,6 +92,23 @@ pub enum RefusalKind {
 }
 
 impl RefusalKind {
+    /// Every [`code`](Self::code).
+    pub const CODES: [&'static str; 13] = [
+        "invalid_json",
+        "model_missing",
+        "model_not_string",
+        "model_twice",
+        "model_not_found",
+        "request_too_large",
+        "overloaded",
+        "no_ready_endpoint",
+        "no_prefill_endpoint",
+        "subset_empty",
+        "filtered_out",
+        "unknown_pool",
+        "deadline",
+    ];
+
     /// A short constant name: metric label, log field, OpenAI error `code`.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -110,5 +127,32 @@ impl RefusalKind {
             Self::UnknownPool(_) => "unknown_pool",
             Self::Deadline { .. } => "deadline",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_in_the_list_of_codes() {
+        use RefusalKind as Kind;
+        let (text, after) = (String::new, Duration::ZERO);
+        let kinds = [
+            Kind::BadJson(text()),
+            Kind::ModelMissing,
+            Kind::ModelNotString,
+            Kind::ModelTwice,
+            Kind::UnknownModel(text()),
+            Kind::TooLarge { cap: 0 },
+            Kind::Overloaded { retry_after: after },
+            Kind::NoneReady(text()),
+            Kind::NoPrefill(text()),
+            Kind::SubsetEmpty,
+            Kind::FilteredOut { filter: text(), reason: text() },
+            Kind::UnknownPool(text()),
+            Kind::Deadline { after },
+        ];
+        assert_eq!(kinds.map(|kind| kind.code()), Kind::CODES);
     }
 }

@@ -14,6 +14,7 @@ use scheduling::kv::{Applied, KvEvent};
 
 use super::decode::Batch;
 use super::sequence::Cause;
+use crate::metrics::begin;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TypeLabels {
@@ -38,8 +39,21 @@ pub(super) enum Outcome {
     Superseded,
 }
 
+impl Outcome {
+    const ALL: [Self; 4] = [Self::Complete, Self::Failed, Self::Refused, Self::Superseded];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Failed => "failed",
+            Self::Refused => "refused",
+            Self::Superseded => "superseded",
+        }
+    }
+}
+
 /// Counters of all ranks together, and the state of each.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct KvMetrics {
     events: Family<TypeLabels, Counter>,
     blocks_dropped: Family<TypeLabels, Counter>,
@@ -73,7 +87,8 @@ impl RankState {
         self.next.store(next.unwrap_or_default(), Ordering::Relaxed);
     }
 
-    pub(super) fn heard(&self, lag_seconds: f64) {
+    /// A batch was taken in that was so old by then.
+    pub fn heard(&self, lag_seconds: f64) {
         self.lag.store((lag_seconds * 1e6) as i64, Ordering::Relaxed);
     }
 
@@ -98,6 +113,26 @@ impl RankState {
     }
 }
 
+impl Default for KvMetrics {
+    fn default() -> Self {
+        let (events, blocks_dropped, replays) = (Family::default(), Family::default(), Family::default());
+        let types = ["stored", "removed", "cleared", "unknown", "partial", "ambiguous"];
+        begin(&events, types.map(|r#type| TypeLabels { r#type }));
+        begin(&blocks_dropped, ["unknown_parent", "malformed", "over_capacity"].map(|r#type| TypeLabels { r#type }));
+        for cause in Cause::ALL.map(Cause::name) {
+            begin(&replays, Outcome::ALL.map(|outcome| ReplayLabels { cause, outcome: outcome.name() }));
+        }
+        Self {
+            events,
+            blocks_dropped,
+            replays,
+            unreadable: Counter::default(),
+            forgotten: Counter::default(),
+            ranks: RwLock::default(),
+        }
+    }
+}
+
 impl KvMetrics {
     /// Puts the counters into the registry.
     pub fn register(&self, registry: &mut Registry) {
@@ -108,10 +143,14 @@ impl KvMetrics {
         );
         registry.register(
             "kv_blocks_dropped",
-            "Stored blocks that were not believed, by reason",
+            "Stored blocks that were not believed, by what was wrong with them",
             self.blocks_dropped.clone(),
         );
-        registry.register("kv_replays", "Replays of KV events by cause and outcome", self.replays.clone());
+        registry.register(
+            "kv_replays",
+            "Times that an engine was asked to repeat its KV events, by why and how it ended",
+            self.replays.clone(),
+        );
         registry.register(
             "kv_batches_unreadable",
             "Batches of KV events that could not be read",
@@ -130,7 +169,8 @@ impl KvMetrics {
         self.ranks.read().clone()
     }
 
-    pub(super) fn follow(&self, address: SocketAddr, rank: u32) -> Arc<RankState> {
+    /// Where this rank stands, from now on among [`ranks`](Self::ranks).
+    pub fn follow(&self, address: SocketAddr, rank: u32) -> Arc<RankState> {
         let state = Arc::<RankState>::default();
         self.ranks.write().insert((address, rank), Arc::clone(&state));
         state
@@ -170,19 +210,7 @@ impl KvMetrics {
     }
 
     pub(super) fn replayed(&self, cause: Cause, outcome: Outcome) {
-        let cause = match cause {
-            Cause::Join => "join",
-            Cause::Gap => "gap",
-            Cause::Reconnect => "reconnect",
-            Cause::Restart => "restart",
-        };
-        let outcome = match outcome {
-            Outcome::Complete => "complete",
-            Outcome::Failed => "failed",
-            Outcome::Refused => "refused",
-            Outcome::Superseded => "superseded",
-        };
-        self.replays.get_or_create(&ReplayLabels { cause, outcome }).inc();
+        self.replays.get_or_create(&ReplayLabels { cause: cause.name(), outcome: outcome.name() }).inc();
     }
 
     pub(super) fn unreadable(&self) {

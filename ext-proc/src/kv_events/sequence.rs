@@ -43,6 +43,22 @@ pub enum Cause {
     Restart,
 }
 
+impl Cause {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Join, Self::Gap, Self::Reconnect, Self::Restart];
+
+    /// As metrics call it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Join => "join",
+            Self::Gap => "gap",
+            Self::Reconnect => "reconnect",
+            Self::Restart => "restart",
+        }
+    }
+}
+
 /// A batch as it came: the machine looks at it only to tell it from another of the same number.
 pub trait Raw: AsRef<[u8]> + PartialEq + Clone {}
 

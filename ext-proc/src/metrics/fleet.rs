@@ -77,14 +77,14 @@ impl FleetCollector {
         let usage = self.fleet.snapshot().kv.usage();
         for (name, help, value) in [
             ("kv_blocks", "Blocks that ranks of endpoints are believed to hold, as their KV events say.", usage.blocks),
-            ("kv_index_bytes", "Bytes of the index of these blocks.", usage.bytes),
+            ("kv_index_bytes", "Memory of the index of the blocks that ranks are believed to hold.", usage.bytes),
         ] {
             let family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(u64::try_from(value).unwrap_or(u64::MAX)).encode(family)?;
         }
         let labels =
             |(address, rank): &(SocketAddr, u32)| [("endpoint", address.to_string()), ("rank", rank.to_string())];
-        let help = "Whether the KV events of the endpoint's rank are heard.";
+        let help = "1 while the KV events of the endpoint's rank are heard, else 0.";
         let mut family = encoder.encode_descriptor("kv_events_connected", help, None, MetricType::Gauge)?;
         for (key, state) in &ranks {
             ConstGauge::new(u64::from(state.is_connected())).encode(family.encode_family(&labels(key))?)?;
@@ -133,7 +133,7 @@ impl FleetCollector {
             ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
         }
         let failures = self.counters.scrape_failures.read();
-        let help = "Scrapes of the endpoint's own metrics that failed.";
+        let help = "Scrapes of the engine's own metrics that failed.";
         let mut family = encoder.encode_descriptor("scrape_failures", help, None, MetricType::Counter)?;
         for (pool, endpoint) in endpoints(&snapshot) {
             let count = failures.get(&endpoint.address).map_or(0, |count| count.load(Ordering::Relaxed));
@@ -145,7 +145,7 @@ impl FleetCollector {
 
     fn pools(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let snapshot = self.fleet.snapshot();
-        let help = "Endpoints of the pool by readiness.";
+        let help = "Endpoints of the pool that are ready, and that are not.";
         let mut family = encoder.encode_descriptor("pool_endpoints", help, None, MetricType::Gauge)?;
         for pool in snapshot.pools.values() {
             let ready = pool.endpoints.iter().filter(|endpoint| endpoint.ready).count();
@@ -166,7 +166,7 @@ impl Collector for FleetCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let encoder = &mut encoder;
         let now = self.fleet.now();
-        let help = "What runs.";
+        let help = "The version that runs; always 1.";
         let mut build = encoder.encode_descriptor("build_info", help, None, MetricType::Gauge)?;
         ConstGauge::new(1_u64).encode(build.encode_family(&[("version", env!("CARGO_PKG_VERSION"))])?)?;
         self.pools(encoder)?;
@@ -181,15 +181,21 @@ impl Collector for FleetCollector {
         self.gauge(
             encoder,
             "scrape_age_seconds",
-            "Age of the endpoint's gauges; absent before the first successful scrape.",
+            "Time since the engine's own metrics were last read; absent before the first time.",
             |endpoint| endpoint.gauges.as_ref().map(|gauges| now.since(gauges.read_at).as_secs_f64()),
         )?;
-        self.gauge(encoder, "endpoint_waiting_requests", "The engine's own queue, as last scraped.", |endpoint| {
-            endpoint.gauges.as_ref().map(|gauges| gauges.waiting)
-        })?;
-        self.gauge(encoder, "endpoint_running_requests", "The engine's own batch, as last scraped.", |endpoint| {
-            endpoint.gauges.as_ref().map(|gauges| gauges.running)
-        })?;
+        self.gauge(
+            encoder,
+            "endpoint_waiting_requests",
+            "Requests that wait in the engine's queue, as last scraped.",
+            |endpoint| endpoint.gauges.as_ref().map(|gauges| gauges.waiting),
+        )?;
+        self.gauge(
+            encoder,
+            "endpoint_running_requests",
+            "Requests in the engine's batch, as last scraped.",
+            |endpoint| endpoint.gauges.as_ref().map(|gauges| gauges.running),
+        )?;
         self.gauge(
             encoder,
             "endpoint_kv_cache_usage_ratio",

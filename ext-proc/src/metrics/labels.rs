@@ -15,7 +15,7 @@ use crate::fleet::Fleet;
 pub const MAX_MODELS: usize = 1_000;
 
 /// The paths that are labels; all others are `other`.
-const PATHS: [&str; 13] = [
+pub const PATHS: [&str; 13] = [
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/responses",

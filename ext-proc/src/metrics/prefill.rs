@@ -8,7 +8,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
 use super::labels::{DurationLabels, ModelName, OutcomeLabels, ReasonLabels, Status, Trace};
-use super::{HistogramFamily, REQUEST_SECONDS};
+use super::{HistogramFamily, REQUEST_SECONDS, begin};
+use crate::prefill::{CallError, Unsplittable};
 
 /// The outcome of a call that did what it should.
 pub const OK: &str = "ok";
@@ -28,11 +29,16 @@ pub struct PrefillMetrics {
 impl Default for PrefillMetrics {
     fn default() -> Self {
         let seconds = || HistogramWithExemplars::new(REQUEST_SECONDS.into_iter());
+        let (calls, fallbacks) = (Family::default(), Family::default());
+        let outcomes = CallError::CODES.into_iter().chain([OK, CANCELLED]);
+        begin(&calls, outcomes.map(|outcome| OutcomeLabels { outcome }));
+        let reasons = CallError::CODES.into_iter().chain(Unsplittable::ALL.map(Unsplittable::code));
+        begin(&fallbacks, reasons.map(|reason| ReasonLabels { reason }));
         Self {
-            calls: Family::default(),
+            calls,
             duration: Family::new_with_constructor(seconds),
             decode_duration: Family::new_with_constructor(seconds),
-            fallbacks: Family::default(),
+            fallbacks,
             orphaned: Counter::default(),
         }
     }
@@ -48,7 +54,7 @@ impl PrefillMetrics {
         );
         registry.register(
             "request_decode_duration_seconds",
-            "From the answer that sent a request to decode to the end of its stream, where prefill ran apart",
+            "Time from the answer that sent a request to decode to the end of its stream, where prefill ran apart",
             self.decode_duration.clone(),
         );
         registry.register(

@@ -95,6 +95,23 @@ fn reload_failures_exist_before_the_first() {
 }
 
 #[test]
+fn what_may_be_counted_exists_before_the_first() {
+    let text = metrics().encode(false);
+    for series in [
+        "refusals_total{reason=\"no_ready_endpoint\"}",
+        "prefill_requests_total{outcome=\"ok\"}",
+        "prefill_requests_total{outcome=\"deadline\"}",
+        "prefill_fallbacks_total{reason=\"sequences\"}",
+        "kv_events_total{type=\"stored\"}",
+        "kv_replays_total{cause=\"gap\",outcome=\"failed\"}",
+        "tokens_total{source=\"none\",reason=\"busy\"}",
+        "model_names_total{result=\"named\"}",
+    ] {
+        assert!(text.contains(&format!("kthena_router_{series} 0\n")), "{series} is not in\n{text}");
+    }
+}
+
+#[test]
 fn an_observation_carries_its_trace() {
     let metrics = metrics();
     metrics.phase(Phase::Decide, Duration::from_micros(20), Some(Trace(TraceId::from_bytes([0xab; 16]))));

@@ -5,15 +5,25 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
+use crate::metrics::begin;
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
     result: &'static str,
 }
 
 /// Counts requests of the step before the route.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ModelNameMetrics {
     requests: Family<Labels, Counter>,
+}
+
+impl Default for ModelNameMetrics {
+    fn default() -> Self {
+        let requests = Family::default();
+        begin(&requests, ["named", "unnamed", "refused"].map(|result| Labels { result }));
+        Self { requests }
+    }
 }
 
 impl ModelNameMetrics {

@@ -52,6 +52,10 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// Every [`code`](Self::code).
+    pub const CODES: [&'static str; 7] =
+        ["deadline", "request", "connection", "refused", "status", "too_large", "no_transfer"];
+
     /// Its name as a metric's label and as `error.type` of a span.
     #[must_use]
     pub fn code(&self) -> &'static str {

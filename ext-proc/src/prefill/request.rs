@@ -34,6 +34,9 @@ pub enum Unsplittable {
 }
 
 impl Unsplittable {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Path, Self::Body, Self::Sequences, Self::PromptOutput];
+
     /// Its name as a metric's label.
     #[must_use]
     pub fn code(self) -> &'static str {

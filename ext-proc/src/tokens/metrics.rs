@@ -6,6 +6,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
 use super::{Source, Why};
+use crate::metrics::begin;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
@@ -14,9 +15,18 @@ struct Labels {
 }
 
 /// Counts prompts by where their ids came from.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct TokenMetrics {
     prompts: Family<Labels, Counter>,
+}
+
+impl Default for TokenMetrics {
+    fn default() -> Self {
+        let prompts = Family::default();
+        begin(&prompts, Source::ALL.map(|source| Labels { source: source.name(), reason: "" }));
+        begin(&prompts, Why::NAMES.map(|reason| Labels { source: "none", reason }));
+        Self { prompts }
+    }
 }
 
 impl TokenMetrics {

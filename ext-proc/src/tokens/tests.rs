@@ -261,3 +261,19 @@ fn bad_files_are_named() {
     let _ = fs::remove_dir_all(empty.0.join("org"));
     assert!(empty.open().unwrap_err().contains("MODEL/tokenizer.json"));
 }
+
+#[test]
+fn every_reason_is_in_the_list_of_names() {
+    let all = [
+        Why::NoPrompt,
+        Why::Several,
+        Why::Unknowable("x"),
+        Why::NoTokenizer,
+        Why::Template(String::new()),
+        Why::Tokenizer(String::new()),
+        Why::Busy,
+        Why::Deadline,
+        Why::Engine(String::new()),
+    ];
+    assert_eq!(all.map(|why| why.name()), Why::NAMES);
+}

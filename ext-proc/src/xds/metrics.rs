@@ -27,9 +27,9 @@ impl Drop for Stream {
 impl XdsMetrics {
     /// Puts the counters into the registry.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("xds_streams", "Envoys that follow the endpoints of pools", self.streams.clone());
-        registry.register("xds_updates", "Changes of endpoints that an Envoy was told", self.updates.clone());
-        registry.register("xds_refusals", "Changes of endpoints that an Envoy refused", self.refusals.clone());
+        registry.register("xds_streams", "Streams of Envoys that follow the endpoints of pools", self.streams.clone());
+        registry.register("xds_updates", "Lists of endpoints that were sent to an Envoy", self.updates.clone());
+        registry.register("xds_refusals", "Lists of endpoints that an Envoy refused", self.refusals.clone());
     }
 
     pub(super) fn stream(self: &Arc<Self>) -> Stream {
