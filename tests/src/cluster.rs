@@ -14,4 +14,5 @@ pub mod helm;
 pub mod kubelet;
 pub mod namespace;
 pub mod operator;
+pub mod promtool;
 pub mod proxy;

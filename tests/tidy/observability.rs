@@ -1,4 +1,4 @@
-//! Dashboard, alerts and guides speak of what is exported.
+//! Dashboard, alerts and runbook speak of what is exported, and of each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -103,4 +103,23 @@ fn every_metric_in_a_guide_is_exported() {
         })
     });
     refuse(missing, "Nobody exports these:");
+}
+
+#[test]
+fn every_alert_is_tried_and_has_its_place_in_the_runbook() {
+    let value = |file: &'static File, key: &str| -> Vec<&'static str> {
+        file.lines().filter_map(|(_, line)| line.trim_start().strip_prefix(key)).collect()
+    };
+    let alerts = file("deploy/observability/alerts.yaml");
+    let names = value(alerts, "- alert: ");
+    assert!(names.len() > 10, "the alerts were not found");
+    let anchors: Vec<String> = names.iter().map(|name| format!("runbook.md#{}", name.to_lowercase())).collect();
+    assert_eq!(value(alerts, "runbook: "), anchors, "each alert names its own heading of the runbook");
+    let headings = value(file("deploy/observability/runbook.md"), "## ");
+    assert_eq!(headings, names, "the runbook has a heading for each alert, in their order");
+    let tried = file("deploy/observability/alerts_test.yaml");
+    refuse(
+        names.iter().filter(|name| !tried.text.contains(&format!("{{alertname=\"{name}\",alertstate=\"firing\""))),
+        "An alert that has never fired may be unable to: describe its trouble in alerts_test.yaml:",
+    );
 }

@@ -1,4 +1,4 @@
-//! The control plane's programs: built once from their Go modules into the cache.
+//! The control plane's programs, and what looks at our manifests: built once from their Go modules into the cache.
 //!
 //! Which versions, say the `go.mod` files in `tools/`, and nothing else does.
 
@@ -35,6 +35,8 @@ pub enum Binary {
     AiGateway,
     /// istiod.
     Istiod,
+    /// promtool: rules for Prometheus, checked and tried.
+    Promtool,
 }
 
 /// How a program is made.
@@ -47,6 +49,8 @@ struct Recipe {
     /// The module whose version is the program's.
     module: &'static str,
     package: &'static str,
+    /// Build tags: what is left out.
+    tags: &'static str,
     /// How long it takes, for a person who waits.
     takes: &'static str,
 }
@@ -59,6 +63,7 @@ impl Binary {
             go_mod: include_str!("tools/kube/go.mod"),
             module: "k8s.io/kubernetes",
             package,
+            tags: "",
             takes,
         };
         match self {
@@ -68,6 +73,7 @@ impl Binary {
                 go_mod: include_str!("tools/etcd/go.mod"),
                 module: "go.etcd.io/etcd/server/v3",
                 package: "go.etcd.io/etcd/server/v3",
+                tags: "",
                 takes: "a minute",
             },
             Self::ApiServer => kube("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", "six minutes"),
@@ -81,6 +87,7 @@ impl Binary {
                 go_mod: include_str!("tools/kwok/go.mod"),
                 module: "sigs.k8s.io/kwok",
                 package: "sigs.k8s.io/kwok/cmd/kwok",
+                tags: "",
                 takes: "two minutes",
             },
             Self::Helm => Recipe {
@@ -89,6 +96,7 @@ impl Binary {
                 go_mod: include_str!("tools/helm/go.mod"),
                 module: "helm.sh/helm/v4",
                 package: "helm.sh/helm/v4/cmd/helm",
+                tags: "",
                 takes: "two minutes",
             },
             Self::VolcanoScheduler => Recipe {
@@ -98,6 +106,7 @@ impl Binary {
                 go_mod: include_str!("tools/volcano/go.mod"),
                 module: "volcano.sh/volcano",
                 package: "volcano.sh/volcano/cmd/scheduler",
+                tags: "",
                 takes: "four minutes",
             },
             Self::EnvoyGateway => Recipe {
@@ -106,6 +115,7 @@ impl Binary {
                 go_mod: include_str!("tools/envoy-gateway/go.mod"),
                 module: "github.com/envoyproxy/gateway",
                 package: "github.com/envoyproxy/gateway/cmd/envoy-gateway",
+                tags: "",
                 takes: "seven minutes",
             },
             Self::AiGateway => Recipe {
@@ -114,6 +124,7 @@ impl Binary {
                 go_mod: include_str!("tools/ai-gateway/go.mod"),
                 module: "github.com/envoyproxy/ai-gateway",
                 package: "github.com/envoyproxy/ai-gateway/cmd/controller",
+                tags: "",
                 takes: "two minutes, after Envoy Gateway",
             },
             Self::Istiod => Recipe {
@@ -122,7 +133,18 @@ impl Binary {
                 go_mod: include_str!("tools/istio/go.mod"),
                 module: "istio.io/istio",
                 package: "istio.io/istio/pilot/cmd/pilot-discovery",
+                tags: "",
                 takes: "ten minutes",
+            },
+            Self::Promtool => Recipe {
+                name: "promtool",
+                folder: "promtool",
+                go_mod: include_str!("tools/promtool/go.mod"),
+                module: "github.com/prometheus/prometheus",
+                package: "github.com/prometheus/prometheus/cmd/promtool",
+                // No clouds to discover targets in.
+                tags: "remove_all_sd",
+                takes: "two minutes",
             },
         }
     }
@@ -171,7 +193,7 @@ impl Binary {
                 "kube" => format!("-s -w -X k8s.io/component-base/version.gitVersion=v{version}"),
                 _ => "-s -w".to_owned(),
             };
-            go.build(&tools, recipe.package, &linker, &binary).await?;
+            go.build(&tools, recipe.package, recipe.tags, &linker, &binary).await?;
         }
         Ok(binary)
     }
@@ -217,11 +239,12 @@ mod tests {
     #[test]
     fn every_program_has_a_version() {
         use Binary::{
-            AiGateway, ApiServer, ControllerManager, EnvoyGateway, Etcd, Helm, Istiod, Kwok, Scheduler,
+            AiGateway, ApiServer, ControllerManager, EnvoyGateway, Etcd, Helm, Istiod, Kwok, Promtool, Scheduler,
             VolcanoScheduler,
         };
         let kubernetes = [Etcd, ApiServer, ControllerManager, Scheduler, Kwok];
-        for binary in kubernetes.into_iter().chain([VolcanoScheduler, Helm, EnvoyGateway, AiGateway, Istiod]) {
+        for binary in kubernetes.into_iter().chain([VolcanoScheduler, Helm, EnvoyGateway, AiGateway, Istiod, Promtool])
+        {
             let recipe = binary.recipe();
             assert!(version(recipe.go_mod, recipe.module).is_ok(), "{}", recipe.name);
         }

@@ -53,17 +53,26 @@ impl Go {
         Ok(Self { program, caches: caches.to_owned() })
     }
 
-    /// Builds `package` of the tools module in `module` into the file `binary`, which appears whole or not at all.
+    /// Builds `package` of the tools module in `module`, with these build tags, into the file `binary`, which appears
+    /// whole or not at all.
     ///
     /// # Errors
     /// With what Go said.
-    pub(super) async fn build(&self, module: &Path, package: &str, linker: &str, binary: &Path) -> Result<()> {
+    pub(super) async fn build(
+        &self,
+        module: &Path,
+        package: &str,
+        tags: &str,
+        linker: &str,
+        binary: &Path,
+    ) -> Result<()> {
         let name = binary.file_name().unwrap_or_default().to_string_lossy().into_owned();
         // Loading the packages fetches what they need: a network that hangs is noticed before the long part.
-        self.run(module, &["list", "-deps", "-f", "{{if .Error}}{{end}}", package], &name, FETCH_DEADLINE).await?;
+        let list = ["list", "-deps", "-tags", tags, "-f", "{{if .Error}}{{end}}", package];
+        self.run(module, &list, &name, FETCH_DEADLINE).await?;
         let fresh = binary.with_added_extension("fresh");
         let start = Instant::now();
-        let arguments = ["build", "-trimpath", "-ldflags", linker, "-o"].map(OsStr::new);
+        let arguments = ["build", "-trimpath", "-tags", tags, "-ldflags", linker, "-o"].map(OsStr::new);
         let arguments = [&arguments[..], &[fresh.as_os_str(), OsStr::new(package)]].concat();
         self.run(module, &arguments, &name, BUILD_DEADLINE).await?;
         std::fs::rename(&fresh, binary)?;
@@ -152,7 +161,7 @@ mod tests {
     async fn a_network_that_refuses_is_told_in_gos_words_with_what_to_set() {
         let scratch = Scratch::new("go").unwrap();
         let go = stub(&scratch, "echo 'dial tcp: connection refused' >&2; exit 1");
-        let error = go.build(scratch.path(), "p", "", &scratch.file("etcd")).await.unwrap_err().to_string();
+        let error = go.build(scratch.path(), "p", "", "", &scratch.file("etcd")).await.unwrap_err().to_string();
         for part in ["Go failed on etcd", "GOPROXY", "connection refused"] {
             assert!(error.contains(part), "no {part} in: {error}");
         }
@@ -173,9 +182,9 @@ mod tests {
         let half = "while [ $# -gt 0 ]; do [ \"$1\" = -o ] && echo half > \"$2\"; shift; done";
         let binary = scratch.file("etcd");
         let failing = format!("[ \"$1\" = build ] || exit 0\n{half}; exit 1");
-        assert!(stub(&scratch, &failing).build(scratch.path(), "p", "", &binary).await.is_err());
+        assert!(stub(&scratch, &failing).build(scratch.path(), "p", "", "", &binary).await.is_err());
         assert!(!binary.exists());
-        stub(&scratch, half).build(scratch.path(), "p", "", &binary).await.unwrap();
+        stub(&scratch, half).build(scratch.path(), "p", "", "", &binary).await.unwrap();
         assert!(binary.exists());
     }
 }
