@@ -3,11 +3,12 @@
 //!
 //! Reading order: [`engine`] (a test fixture, not an engine), [`config_dir`], [`picker`],
 //! [`shapes`] (Envoy as the gateways program it), [`envoy`], [`client`], [`otlp_sink`]; for the operator
-//! [`cluster`], and for real gateways [`gateways`].
+//! [`cluster`], for real gateways [`gateways`], and for what a person sees [`browser`].
 //!
 //! Everything listens on loopback at ports chosen by the system, and everything started here ends
 //! with its value: also when the test panics, also when the process is killed.
 
+pub mod browser;
 pub mod cache;
 pub mod client;
 pub mod cluster;

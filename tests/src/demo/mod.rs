@@ -2,6 +2,7 @@
 //! engines, and a person sees what became of it.
 
 pub mod cluster;
+pub mod photo;
 mod picture;
 mod report;
 mod stage;
