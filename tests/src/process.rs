@@ -22,7 +22,8 @@ const KEPT_LINES: usize = 20_000;
 
 /// `exec` makes the printed number the child's own; the reader of descriptor 3 is the one that
 /// notices our end. `kill -CONT` lets a stopped child receive its end too. The shell itself says nothing: once we
-/// are gone nobody reads, and a word (`Killed`) would end it before it has swept.
+/// are gone nobody reads, and a word (`Killed`) would end it before it has swept. Children of the child may write while they
+/// end, a browser's do, hence the second sweep.
 const SUPERVISOR: &str = r#"
 exec 3<&0 </dev/null
 sh -c 'echo $$; exec "$@" 3<&-' sh "$@" &
@@ -32,7 +33,8 @@ watcher=$!
 exec 3<&- >/dev/null 2>&1
 wait "$child"; status=$?
 kill "$watcher" 2>/dev/null
-[ -z "$KTHENA_TESTS_SWEEP" ] || rm -rf -- "$KTHENA_TESTS_SWEEP"
+[ -z "$KTHENA_TESTS_SWEEP" ] || rm -rf -- "$KTHENA_TESTS_SWEEP" 2>/dev/null ||
+    { sleep 1; rm -rf -- "$KTHENA_TESTS_SWEEP"; } 2>/dev/null
 exit "$status"
 "#;
 

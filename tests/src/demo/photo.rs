@@ -16,13 +16,13 @@ use crate::client::Client;
 const CONVERSATIONS: usize = 2000;
 const TURNS: usize = 4;
 const SEED: u64 = 1;
-/// How many go on at once: enough that something waits.
-const AT_ONCE: usize = 28;
-const PAIRS_AT_ONCE: usize = 3;
+/// How many go on at once: enough that every engine has some.
+const AT_ONCE: usize = 20;
+const PAIRS_AT_ONCE: usize = 2;
 
 /// CSS pixels, and pixels of the picture.
-const WIDTH: u32 = 1280;
-const HEIGHT: u32 = 1180;
+const WIDTH: u32 = 1360;
+const HEIGHT: u32 = 1300;
 /// Bytes; whoever clones has it.
 const LIMIT: usize = 150_000;
 
@@ -30,9 +30,9 @@ const LIMIT: usize = 150_000;
 /// to be installed.
 const PALETTE: &str = include_str!("palette.js");
 
-/// A decision for an engine that had much of the prompt already, among the newest.
-const WORTH_OPENING: &str = "[...document.querySelectorAll('#decisions tr.pick')].slice(0, 4).find(row =>
-    row.innerText.includes('support-assistant') && !row.querySelector('.bad'))";
+/// The newest decision, if it is one of the first pool's with a reason that leaves room for the others.
+const WORTH_OPENING: &str = "[...document.querySelectorAll('#decisions tr.pick')].slice(0, 1).find(row =>
+    row.innerText.includes('default/llama') && row.querySelector('.why').innerText.length < 190)";
 
 /// Where the guide has it.
 #[must_use]
