@@ -73,7 +73,7 @@ pub struct Args {
     )]
     pub hostname: String,
 
-    /// The Service of the picker; one of this name must be in every namespace with ModelServers
+    /// The Service of the picker; one of this name must be in every namespace with ModelServers, or in --picker-namespace
     #[arg(
         long,
         env = "KTHENA_PICKER_SERVICE",
@@ -82,6 +82,9 @@ pub struct Args {
         help_heading = "Networking"
     )]
     pub picker_service: String,
+    /// The namespace of the one picker for pools of all namespaces; without it each has a picker of its own
+    #[arg(long, env = "KTHENA_PICKER_NAMESPACE", value_name = "NAMESPACE", default_value = "", hide_default_value = true, value_parser = parse_namespace, help_heading = "Networking")]
+    pub picker_namespace: String,
     /// The port of that Service
     #[arg(long, env = "KTHENA_PICKER_PORT", value_name = "PORT", default_value_t = 9002, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Networking")]
     pub picker_port: u16,
@@ -195,6 +198,7 @@ impl Args {
     pub fn attachment(&self) -> Settings {
         Settings {
             picker_service: self.picker_service.clone(),
+            picker_namespace: Some(self.picker_namespace.clone()).filter(|namespace| !namespace.is_empty()),
             picker_port: self.picker_port,
             failure_mode: self.picker_failure_mode,
         }
@@ -229,6 +233,12 @@ fn parse_target(text: &str) -> Result<String, String> {
         _ if text.is_empty() => Ok(String::new()),
         _ => Err("write it as a host and a port, for example `operator.kthena-system.svc:5005`".to_owned()),
     }
+}
+
+fn parse_namespace(text: &str) -> Result<String, String> {
+    let is_good = |letter: u8| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == b'-';
+    let is_label = text.len() <= 63 && text.bytes().all(is_good) && !text.starts_with('-') && !text.ends_with('-');
+    is_label.then(|| text.to_owned()).ok_or_else(|| "write the name of one namespace, as `kthena-system`".to_owned())
 }
 
 fn parse_failure_mode(text: &str) -> Result<FailureMode, String> {
@@ -299,6 +309,7 @@ mod tests {
             ("--controllers", "modelservings", "modelserving"),
             ("--workers", "0", "1..=1000"),
             ("--picker-failure-mode", "open", "FailOpen"),
+            ("--picker-namespace", "a,b", "kthena-system"),
             ("--extension-server-target", "operator", "operator.kthena-system.svc:5005"),
         ] {
             let error = parse(&[&format!("{flag}={value}")]).unwrap_err();

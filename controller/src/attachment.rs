@@ -17,10 +17,11 @@ use controller_api::inference_pool::InferencePool;
 use controller_api::v1alpha1::model_route::ModelRoute;
 use controller_api::v1alpha1::model_server::ModelServer;
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Resource;
 use parking_lot::Mutex;
-use planning::attachment::picker_service;
 use planning::attachment::selection::concerns;
+use planning::attachment::{Settings, picker_endpoints, picker_service};
 
 use crate::observe::store::{Asked, Key, Objects, Read, Told};
 use crate::observe::tolerant::Tolerant;
@@ -40,6 +41,10 @@ pub struct Attachments {
     pickers: Mutex<Objects<Service>>,
     /// Of single pools.
     services: Mutex<Objects<Service>>,
+    /// Of the one picker that is in a namespace of its own.
+    picker_slices: Mutex<Objects<EndpointSlice>>,
+    /// Of single pools.
+    slices: Mutex<Objects<EndpointSlice>>,
     endpoints: Mutex<Endpoints>,
     /// The cluster has InferencePools, HTTPRoutes.
     has_pools: AtomicBool,
@@ -83,8 +88,7 @@ impl Attachments {
                 object: pool.object.map(|whole| InferencePool { status: None, ..whole }),
                 ..pool
             }));
-        let servers = self.servers.lock();
-        self.server_queue.wake(keys.into_iter().filter(|key| servers.get(key).is_some()));
+        self.wake_pools(keys.into_iter());
     }
 
     /// Takes what the watch of HTTPRoutes told. Of those that are not made of a ModelRoute only the name is kept.
@@ -107,17 +111,34 @@ impl Attachments {
     }
 
     /// Takes what the watch of the picker's Services told.
-    pub fn tell_pickers(&self, told: Told<Tolerant<Service>>) {
+    pub fn tell_pickers(&self, told: Told<Tolerant<Service>>, settings: &Settings) {
         let keys = self.pickers.lock().tell(told);
-        self.wake_servers_of(&keys);
+        match &settings.picker_namespace {
+            None => self.wake_servers_of(&keys),
+            Some(namespace) if keys.iter().any(|key| *key.namespace == **namespace) => self.wake_all_servers(),
+            Some(_) => {}
+        }
+    }
+
+    /// Takes what the watch of the one picker's endpoints told.
+    pub fn tell_picker_slices(&self, told: Told<Tolerant<EndpointSlice>>) {
+        if !self.picker_slices.lock().tell(told).is_empty() {
+            self.wake_all_servers();
+        }
+    }
+
+    /// Takes what the watch of single pools' endpoints told.
+    pub fn tell_slices(&self, told: Told<Tolerant<EndpointSlice>>) {
+        let keys = self.slices.lock().tell(told);
+        self.wake_pools(
+            keys.iter().filter_map(|key| Some(Key::new(&key.namespace, picker_endpoints::pool(&key.name)?))),
+        );
     }
 
     /// Takes what the watch of single pools' Services told.
     pub fn tell_services(&self, told: Told<Tolerant<Service>>) {
         let keys = self.services.lock().tell(told);
-        let servers = self.servers.lock();
-        let owners = keys.iter().filter_map(|key| Some(Key::new(&key.namespace, picker_service::pool(&key.name)?)));
-        self.server_queue.wake(owners.filter(|key| servers.get(key).is_some()));
+        self.wake_pools(keys.iter().filter_map(|key| Some(Key::new(&key.namespace, picker_service::pool(&key.name)?))));
     }
 
     /// Takes what the watch of a namespace's pods told.
@@ -145,8 +166,7 @@ impl Attachments {
             self.pools.lock().tell(Told::ListEnds);
         }
         if self.has_pools.swap(served, Ordering::Relaxed) != served {
-            let keys = self.servers.lock().keys();
-            self.server_queue.wake(keys);
+            self.wake_all_servers();
         }
     }
 
@@ -192,6 +212,17 @@ impl Attachments {
         let namespaces: BTreeSet<&str> = keys.iter().map(|key| &*key.namespace).collect();
         let servers = self.servers.lock().keys();
         self.server_queue.wake(servers.into_iter().filter(|key| namespaces.contains(&*key.namespace)));
+    }
+
+    fn wake_all_servers(&self) {
+        let servers = self.servers.lock().keys();
+        self.server_queue.wake(servers);
+    }
+
+    /// Those of these that there are.
+    fn wake_pools(&self, keys: impl Iterator<Item = Key>) {
+        let servers = self.servers.lock();
+        self.server_queue.wake(keys.filter(|key| servers.get(key).is_some()));
     }
 
     fn servers_of(&self, namespace: &str) -> Vec<Arc<ModelServer>> {

@@ -199,7 +199,10 @@ impl Operator {
         let metrics = Arc::new(Metrics::new(Arc::clone(&store), Arc::clone(&queue), Arc::clone(&attachments)));
         let (own, others_watched) =
             (serves.then_some(WATCHED), attaches.is_some().then_some(attachment::watch::WATCHED));
-        let wanted: Vec<&'static str> = own.into_iter().chain(others_watched).flatten().copied().collect();
+        let elsewhere = attaches.as_ref().and_then(|settings| settings.picker_namespace.as_ref());
+        let elsewhere = elsewhere.map(|_| attachment::watch::WATCHED_ELSEWHERE);
+        let wanted: Vec<&'static str> =
+            own.into_iter().chain(others_watched).chain(elsewhere).flatten().copied().collect();
         let readiness = Arc::new(Readiness::new(&wanted));
         // Of its own: writes do not wait for it.
         let called = webhook.iter().map(|_| "webhook").chain(extension.iter().map(|_| extension::POOLS));
@@ -339,7 +342,12 @@ fn watch_attachments(tasks: &mut Tasks, observer: &Observer, settings: &Settings
     tasks.spawn("watch ModelServers", endless(observer.clone().model_servers()));
     tasks.spawn("watch ModelRoutes", endless(observer.clone().model_routes()));
     tasks.spawn("watch endpoints", endless(observer.clone().endpoints()));
-    tasks.spawn("watch pickers", endless(observer.clone().pickers(settings.picker_service.clone())));
+    tasks.spawn("watch pickers", endless(observer.clone().pickers(settings.clone())));
+    if let Some(namespace) = settings.picker_namespace.clone() {
+        let watch = observer.clone().picker_endpoints(namespace, settings.picker_service.clone());
+        tasks.spawn("watch the picker's endpoints", endless(watch));
+        tasks.spawn("watch pools' endpoints", endless(observer.clone().pool_endpoints()));
+    }
     tasks.spawn("watch pools' services", endless(observer.clone().pool_services()));
     let (sender, receiver) = watch::channel(Known::Nothing);
     let finder = discovery::follow(observer.client.clone(), discovery::INFERENCE_POOLS, sender);

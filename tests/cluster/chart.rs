@@ -98,9 +98,11 @@ async fn what_the_chart_installs_runs_survives_an_upgrade_and_leaves_with_it() -
     install(&helm, "install", &[&open[..], &["--create-namespace"]].concat()).await?;
     let scratch = Scratch::new("chart-rights")?;
     let account = |name: &str| format!("system:serviceaccount:{HOME}:{name}");
-    let operator = operator_at_home(&kubeconfig_of(&plane, &scratch, &account("kthena-controller-manager"))?).await?;
-    let picker =
-        PickerOptions::of_cluster(&kubeconfig_of(&plane, &scratch, &account("kthena-ext-proc"))?).start().await?;
+    let operator =
+        operator_at_home(&kubeconfig_of(plane.kubeconfig(), &scratch, &account("kthena-controller-manager"))?).await?;
+    let picker = PickerOptions::of_cluster(&kubeconfig_of(plane.kubeconfig(), &scratch, &account("kthena-ext-proc"))?)
+        .start()
+        .await?;
 
     let configurations: Api<ValidatingWebhookConfiguration> = Api::all(client.clone());
     let bundle = async || {
@@ -217,10 +219,29 @@ async fn everything_that_can_be_switched_on_is_accepted_where_pods_are_restricte
 }
 
 #[tokio::test]
+async fn one_picker_for_all_namespaces_is_one_deployment_and_the_operator_knows_where() -> Result<()> {
+    let helm = Helm::new(None).await?;
+    let chart = helm::chart();
+    let rendered = async |values: &str| {
+        helm.run(&["template", "kthena", &*chart.to_string_lossy(), "--namespace", HOME, "--set", values]).await
+    };
+    let all = rendered("picker.allNamespaces=true").await?;
+    assert!(all.contains("--picker-namespace=kthena-system") && all.contains("endpointslices"), "{all}");
+    assert_eq!(all.matches("image: kthena-ext-proc:").count(), 1);
+    // Who has not asked for it gives the operator no right to it.
+    for other in ["picker.allNamespaces=false", "picker.allNamespaces=true,picker.enabled=false"] {
+        let rendered = rendered(other).await?;
+        assert!(!rendered.contains("--picker-namespace") && !rendered.contains("endpointslices"), "{other}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_bad_value_is_refused_with_its_name() -> Result<()> {
     let helm = Helm::new(None).await?;
     let chart = helm::chart();
     for (bad, named) in [
+        ("picker.allNamespaces=true,picker.poolNamespaces={a}", "leave one of them out"),
         ("picker.tls=maybe", "/picker/tls"),
         ("controler.replicas=2", "controler"),
         ("picker.replicas=0", "/picker/replicas"),

@@ -17,6 +17,7 @@ mod leader_worker_sets;
 mod lifecycle;
 mod manifests;
 mod node_loss;
+mod one_picker;
 mod operator;
 mod partition;
 mod picker;

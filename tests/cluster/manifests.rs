@@ -50,8 +50,8 @@ async fn install(plane: &ControlPlane) -> Result<usize> {
 }
 
 /// A kubeconfig that acts as this account.
-pub(crate) fn kubeconfig_of(plane: &ControlPlane, scratch: &Scratch, account: &str) -> Result<PathBuf> {
-    let mut kubeconfig: Value = serde_json::from_str(&std::fs::read_to_string(plane.kubeconfig())?)?;
+pub(crate) fn kubeconfig_of(administrator: &Path, scratch: &Scratch, account: &str) -> Result<PathBuf> {
+    let mut kubeconfig: Value = serde_json::from_str(&std::fs::read_to_string(administrator)?)?;
     kubeconfig["users"][0]["user"]["as"] = json!(account);
     let path = scratch.file(&format!("kubeconfig-{}", account.rsplit(':').next().unwrap_or_default()));
     std::fs::write(&path, kubeconfig.to_string())?;
@@ -102,7 +102,7 @@ async fn the_manifests_are_accepted_and_their_rights_are_enough() -> Result<()> 
     let plane = ControlPlaneOptions::default().start().await?;
     assert_eq!(install(&plane).await?, MANIFESTS.matches("\napiVersion: ").count());
     let scratch = Scratch::new("operator-rights")?;
-    let kubeconfig = kubeconfig_of(&plane, &scratch, ACCOUNT)?;
+    let kubeconfig = kubeconfig_of(plane.kubeconfig(), &scratch, ACCOUNT)?;
     let client = kube::Client::try_from(config_of(&kubeconfig).await?)?;
     let refused = Api::<Secret>::all(client).list(&ListParams::default()).await;
     assert!(

@@ -35,6 +35,22 @@ async fn the_authority_tells_the_pool() {
 }
 
 #[tokio::test]
+async fn pools_of_one_name_are_told_apart_by_the_namespace_in_the_authority() {
+    let llama = |namespace: &str, engine: &str| DeclaredPool {
+        picker: Some(("llama-epp".into(), Some(9002))),
+        ..pool(namespace, "llama", &[engine])
+    };
+    let picker = Picker::start(Settings::default(), declared(&[llama("a", LLAMA), llama("b", QWEN)])).await;
+    for (namespace, expected) in [("a", LLAMA), ("b", QWEN)] {
+        for authority in [format!("llama-epp.{namespace}.svc:9002"), format!("llama-epp.{namespace}.svc.cluster.local")]
+        {
+            let channel = connect_as(picker.address, &authority).await;
+            assert_eq!(answer(Stream::on(&channel, &[]).await).await, expected, "{authority}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_port_tells_the_pool() {
     let mut picker = Picker::start(Settings::default(), two()).await;
     let llama = picker.listen(Some(PoolName::new("a", "llama"))).await;

@@ -37,6 +37,14 @@ pub const GANG_TASK: &str = "volcano.sh/task-spec";
 
 /// The picker's Service, on the Service of a single pool that leads to the same pods.
 pub const PICKER_SERVICE: &str = "networking.serving.volcano.sh/picker-service";
+/// Label of an EndpointSlice: the Service that it is of (Kubernetes').
+pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Label of an EndpointSlice: who keeps it (Kubernetes').
+pub const ENDPOINTS_MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+/// The value of [`ENDPOINTS_MANAGED_BY`] on those that we make.
+pub const ENDPOINTS_MANAGER: &str = "kthena-controller-manager";
+/// Label of Endpoints: Kubernetes makes no EndpointSlices of them (Kubernetes').
+pub const SKIP_MIRROR: &str = "endpointslice.kubernetes.io/skip-mirror";
 /// Annotation of a ModelServer: `FailOpen` or `FailClose`, in place of the operator's flag.
 pub const FAILURE_MODE: &str = "networking.serving.volcano.sh/failure-mode";
 /// Annotation of a ModelServer: how many ports each pod serves, from `workloadPort.port` upwards; 1 to 8.

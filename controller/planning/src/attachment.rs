@@ -14,6 +14,7 @@ pub mod model_route;
 pub mod model_server;
 mod order;
 mod parents;
+pub mod picker_endpoints;
 pub mod picker_service;
 pub mod selection;
 
@@ -26,12 +27,28 @@ use kube::Resource;
 /// What the operator's flags say of every pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The Service of the picker, in each pool's namespace: each pool gets one of its own that leads to the same pods.
+    /// The Service of the picker: each pool gets one of its own that leads to the same pods.
     pub picker_service: String,
+    /// Where that Service is; without it in each pool's own namespace.
+    pub picker_namespace: Option<String>,
     /// The port of that Service.
     pub picker_port: u16,
     /// What gateways do when the picker does not answer.
     pub failure_mode: FailureMode,
+}
+
+impl Settings {
+    /// Where the picker of pools in `namespace` is.
+    #[must_use]
+    pub fn home<'a>(&'a self, namespace: &'a str) -> &'a str {
+        self.picker_namespace.as_deref().unwrap_or(namespace)
+    }
+
+    /// Whether the picker of pools in `namespace` is in another one, whose pods no selector reaches.
+    #[must_use]
+    pub fn is_elsewhere(&self, namespace: &str) -> bool {
+        self.home(namespace) != namespace
+    }
 }
 
 /// Who comes first: the older, of unknown age after all others; then by namespace and name.

@@ -8,16 +8,16 @@ use std::time::Instant;
 use controller_api::inference_pool::InferencePool;
 use controller_api::v1alpha1::model_server::ModelServer;
 use k8s_openapi::api::core::v1::Service;
-use kube::api::{Patch, PatchParams};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Resource};
 use parking_lot::Mutex;
-use planning::attachment::Settings;
 use planning::attachment::model_server::{Answer, Around, answer};
-use planning::attachment::picker_service;
+use planning::attachment::{Settings, picker_endpoints, picker_service};
 use serde_json::json;
 use tracing::warn;
 
-use super::{Attachments, left_to_settle, named};
+use super::{Attachments, left_to_settle, named, of_namespace};
 use crate::apply::{Cluster, FIELD_MANAGER, Failure, outcome};
 use crate::events::Events;
 use crate::observe::store::{Key, Read};
@@ -61,23 +61,33 @@ impl Passes for Servers {
         let servers = known.servers_of(&key.namespace);
         let nameless = || InferencePool::new("", Default::default());
         let pool = known.pools.lock().get(key).map(|read| named(read, nameless, key));
-        let service = Key::new(&key.namespace, &self.settings.picker_service);
+        let service = Key::new(self.settings.home(&key.namespace), &self.settings.picker_service);
         let picker = known.pickers.lock().get(&service).map(|read| named(read, Service::default, &service));
-        let service = match picker_service::name(&key.name).filter(|_| picker.is_some()) {
-            Some(own) => self.service(&Key::new(&key.namespace, &own)).await,
+        let elsewhere = self.settings.is_elsewhere(&key.namespace);
+        let service = match picker_service::name(&key.name) {
+            Some(own) => self.service(&Key::new(&key.namespace, &own), picker.is_some() || elsewhere).await,
             None => Ok(None),
         };
         let service = match service {
             Ok(service) => service,
             Err(failure) => return outcome(&self.events, key, &*server, Err(failure)),
         };
+        let of_service = |slice: &Arc<EndpointSlice>| {
+            let name = service.as_ref().and_then(|service| service.metadata.name.as_deref());
+            name.is_some_and(|name| picker_endpoints::is_of(slice, name))
+        };
+        let mut slices = of_namespace(&known.slices.lock(), &key.namespace);
+        slices.retain(of_service);
+        let picker_slices: Vec<_> = known.picker_slices.lock().good().cloned().collect();
         let around = Around {
             settings: &self.settings,
             servers: &servers,
             pools: known.has_pools.load(Ordering::Relaxed),
             pool: pool.as_deref(),
             picker: picker.as_deref(),
+            picker_slices: &picker_slices,
             service: service.as_deref(),
+            slices: &slices,
             pods: &pods,
         };
         let answer = answer(&server, around, jiff::Timestamp::now());
@@ -89,6 +99,8 @@ impl Passes for Servers {
             && answer.delete.is_none()
             && answer.service.is_none()
             && answer.retire.is_none()
+            && answer.slices.is_empty()
+            && answer.drop_slices.is_empty()
             && let Some(left) = left_to_settle(&self.written, key)
         {
             return Outcome::After(left);
@@ -100,13 +112,45 @@ impl Passes for Servers {
 
 impl Servers {
     /// The Service of this name. Only our own are watched, and server-side apply would take over somebody's new object
-    /// without a word.
-    async fn service(&self, key: &Key) -> Result<Option<Arc<Service>>, Failure> {
+    /// without a word; others are asked for where that may be needed.
+    async fn service(&self, key: &Key, needed: bool) -> Result<Option<Arc<Service>>, Failure> {
         if let Some(read) = self.attachments.services.lock().get(key) {
             return Ok(Some(named(read, Service::default, key)));
         }
+        if !needed {
+            return Ok(None);
+        }
         let services: Api<Service> = Api::namespaced(self.cluster.client(), &key.namespace);
         Ok(self.cluster.get(&services, "Service", &key.name).await?.map(Arc::new))
+    }
+
+    async fn write_slices(
+        &self,
+        key: &Key,
+        slices: Vec<EndpointSlice>,
+        dropped: Vec<(String, String)>,
+    ) -> Result<(), Failure> {
+        const KIND: &str = "EndpointSlice";
+        let api: Api<EndpointSlice> = Api::namespaced(self.cluster.client(), &key.namespace);
+        for slice in slices {
+            let name = slice.metadata.name.clone().unwrap_or_default();
+            let written = match &slice.metadata.uid {
+                Some(_) => {
+                    let (params, body) = (PatchParams::apply(FIELD_MANAGER).force(), Patch::Apply(&slice));
+                    self.cluster.write("apply", KIND, &name, api.patch(&name, &params, &body)).await?
+                }
+                None => {
+                    let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+                    self.cluster.write("create", KIND, &name, api.create(&params, &slice)).await?
+                }
+            };
+            self.attachments.slices.lock().wrote(written);
+        }
+        for (name, uid) in dropped {
+            self.cluster.delete_owned(&api, KIND, &name, &uid).await?;
+            self.attachments.slices.lock().lost(&Key::new(&key.namespace, &name), &uid);
+        }
+        Ok(())
     }
 
     async fn write(
@@ -117,7 +161,7 @@ impl Servers {
         service: Option<&Service>,
         answer: Answer,
     ) -> Result<(), Failure> {
-        let Answer { apply, delete, service: wanted, retire, status, urgent: _, events } = answer;
+        let Answer { apply, delete, service: wanted, retire, slices, drop_slices, status, urgent: _, events } = answer;
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let pools: Api<InferencePool> = Api::namespaced(self.cluster.client(), &key.namespace);
         if let Some(uid) = delete {
@@ -136,6 +180,7 @@ impl Servers {
             let applied = self.cluster.write("apply", "Service", &name, services.patch(&name, &params, &body)).await?;
             self.attachments.services.lock().wrote(applied);
         }
+        self.write_slices(key, slices, drop_slices).await?;
         if let Some(mut wanted) = apply {
             // Server-side apply would take over somebody's new object without a word.
             if pool.is_none()

@@ -13,8 +13,10 @@ use futures_util::StreamExt;
 use futures_util::future::{AbortHandle, abortable};
 use futures_util::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
 use kube::runtime::watcher::Config;
+use planning::attachment::Settings;
 use tokio::sync::watch;
 
 use crate::discovery::{self, Known};
@@ -24,6 +26,8 @@ use crate::observe::tolerant::Tolerant;
 /// What must be listed before the first pass; kinds that the cluster does not have count as listed.
 pub const WATCHED: &[&str] =
     &["ModelServer", "ModelRoute", "InferencePool", "HTTPRoute", "PickerService", "PoolService"];
+/// The same, where one picker is in a namespace of its own.
+pub const WATCHED_ELSEWHERE: &[&str] = &["PickerEndpoints", "PoolEndpoints"];
 
 impl Observer {
     /// Watches the ModelServers. Never ends.
@@ -38,11 +42,26 @@ impl Observer {
         self.follow(api, "ModelRoute", Config::default(), |told| self.attachments.tell_routes(told)).await;
     }
 
-    /// Watches the Services of this name. Never ends.
-    pub async fn pickers(self, name: String) {
+    /// Watches the Services of a picker. Never ends.
+    pub async fn pickers(self, settings: Settings) {
         let api = Api::<Tolerant<Service>>::all(self.client.clone());
-        let config = Config::default().fields(&format!("metadata.name={name}"));
-        self.follow(api, "PickerService", config, |told| self.attachments.tell_pickers(told)).await;
+        let config = Config::default().fields(&format!("metadata.name={}", settings.picker_service));
+        self.follow(api, "PickerService", config, |told| self.attachments.tell_pickers(told, &settings)).await;
+    }
+
+    /// Watches the endpoints of the one picker in this namespace. Never ends.
+    pub async fn picker_endpoints(self, namespace: String, service: String) {
+        let api = Api::<Tolerant<EndpointSlice>>::namespaced(self.client.clone(), &namespace);
+        let config = Config::default().labels(&format!("{}={service}", labels::SERVICE_NAME));
+        self.follow(api, "PickerEndpoints", config, |told| self.attachments.tell_picker_slices(told)).await;
+    }
+
+    /// Watches the endpoints that we made for single pools. Never ends.
+    pub async fn pool_endpoints(self) {
+        let api = Api::<Tolerant<EndpointSlice>>::all(self.client.clone());
+        let ours = format!("{}={}", labels::ENDPOINTS_MANAGED_BY, labels::ENDPOINTS_MANAGER);
+        let config = Config::default().labels(&ours);
+        self.follow(api, "PoolEndpoints", config, |told| self.attachments.tell_slices(told)).await;
     }
 
     /// Watches the Services that we made for single pools. Never ends.

@@ -41,5 +41,8 @@ seccompProfile:
 
 {{- /* The release's namespace, and the others with pools; each once, as JSON. */ -}}
 {{- define "kthena.pickerNamespaces" -}}
+{{- if and .Values.picker.allNamespaces .Values.picker.poolNamespaces }}
+{{- fail "picker.allNamespaces is one picker for all namespaces, picker.poolNamespaces one in each of these: leave one of them out" }}
+{{- end }}
 {{- prepend .Values.picker.poolNamespaces .Release.Namespace | uniq | toJson }}
 {{- end }}

@@ -10,10 +10,11 @@ use controller_api::v1alpha1::model_server::{ModelServer, ModelServerStatus, PdG
 use controller_api::{conditions as words, labels};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::conditions::{Verdict, conditions, events, list, says_the_same};
 use super::selection::{PodEndpoint, Selection, concerns, holds};
-use super::{Ownership, Settings, is_alive, owned, ownership, picker_service, precedence};
+use super::{Ownership, Settings, is_alive, owned, ownership, picker_endpoints, picker_service, precedence};
 use crate::plan::Event;
 
 /// What a ModelServer's InferencePool and status depend on.
@@ -27,10 +28,14 @@ pub struct Around<'a> {
     pub pools: bool,
     /// The InferencePool of its name.
     pub pool: Option<&'a InferencePool>,
-    /// The picker's Service in its namespace.
+    /// The picker's Service, in its namespace or where the operator's flags say.
     pub picker: Option<&'a Service>,
+    /// The EndpointSlices of the picker's Service, where that is in another namespace.
+    pub picker_slices: &'a [Arc<EndpointSlice>],
     /// The Service of the name that [its pool's](picker_service::name) has.
     pub service: Option<&'a Service>,
+    /// Our EndpointSlices of that Service.
+    pub slices: &'a [Arc<EndpointSlice>],
     /// The pods of its namespace.
     pub pods: &'a [Arc<PodEndpoint>],
 }
@@ -46,6 +51,10 @@ pub struct Answer {
     pub service: Option<Box<Service>>,
     /// Name and UID of that Service, which is deleted after the pool.
     pub retire: Option<(String, String)>,
+    /// EndpointSlices of that Service: created, or applied if they have a UID.
+    pub slices: Vec<EndpointSlice>,
+    /// Names and UIDs of its EndpointSlices, which are deleted.
+    pub drop_slices: Vec<(String, String)>,
     /// The whole status.
     pub status: Option<Box<ModelServerStatus>>,
     /// Whether somebody may wait for the status: more than counts changed.
@@ -75,6 +84,7 @@ pub fn answer(server: &ModelServer, around: Around<'_>, now: Timestamp) -> Answe
     }
     let selection = Selection::of(server);
     let accepted = accept(server, selection.as_ref(), around, &mut answer);
+    picker_endpoints::settle(server, around, &mut answer);
     let counts = selection.as_ref().ok().map(|selection| Counts::of(server, selection, around.pods));
     let endpoints = match &counts {
         Some(counts) => counts.verdict(server, around),
@@ -194,30 +204,46 @@ fn pool_spec(
 }
 
 fn resolve(server: &ModelServer, around: Around<'_>) -> Verdict {
-    let Settings { picker_service, picker_port, failure_mode: _ } = around.settings;
+    let Settings { picker_service, picker_port, .. } = around.settings;
+    let elsewhere = picker_service::is_elsewhere(server, around);
+    let namespace = around.settings.home(server.metadata.namespace.as_deref().unwrap_or_default());
     let Some(picker) = around.picker else {
-        let message = format!(
-            "this namespace has no Service {picker_service} of a picker: an InferencePool can name none elsewhere"
-        );
+        let message = match elsewhere {
+            true => {
+                format!("the namespace {namespace} of --picker-namespace has no Service {picker_service} of a picker")
+            }
+            false => format!(
+                "this namespace has no Service {picker_service} of a picker: an InferencePool can name none elsewhere"
+            ),
+        };
         return Verdict::no(words::PICKER_NOT_FOUND, message);
     };
-    let own = picker_service::service_of(server, around);
-    let foreign = around.service.filter(|found| {
-        own != *picker_service && ownership::<ModelServer>(&server.metadata, &found.metadata) != Ownership::Ours
-    });
-    for (service, name) in [(Some(picker), picker_service), (foreign, &own)] {
-        if service.is_some_and(|service| picker_service::port(service, around.settings).is_none()) {
+    let own = picker_service::own(server, around);
+    if own.is_none() && elsewhere {
+        let message = format!(
+            "no Service can lead to the picker in {namespace} for this pool: let the ModelServer have a name of at most \
+             59 small letters, digits and dashes that begins with a letter"
+        );
+        return Verdict::no(words::PICKER_NOT_FOUND, message);
+    }
+    let foreign = around.service.filter(|found| own.is_some() && !picker_service::is_ours(server, found));
+    let own = own.as_ref();
+    for (service, name) in [(Some(picker), Some(picker_service)), (foreign, own)] {
+        if let Some((service, name)) = service.zip(name)
+            && picker_service::port(service, around.settings).is_none()
+        {
             let message = format!("the Service {name} of the picker has no port {picker_port}");
             return Verdict::no(words::PICKER_NOT_FOUND, message);
         }
     }
-    let message = match foreign {
-        Some(_) => format!("the Service {own}, which somebody else made, leads to a picker"),
-        None if own == *picker_service => format!(
+    let message = match (foreign.and(own), own) {
+        (Some(own), _) => format!("the Service {own}, which somebody else made, leads to a picker"),
+        (None, Some(_)) if elsewhere => format!("the Service {picker_service} of the picker is there, in {namespace}"),
+        (None, Some(_)) => format!("the Service {picker_service} of the picker is there"),
+        (None, None) => format!(
             "the Service {picker_service} of the picker is there; it can serve one such pool, because a gateway does \
              not say for which it asks"
         ),
-        None => format!("the Service {picker_service} of the picker is there"),
     };
     Verdict::yes(words::RESOLVED_REFS, message)
 }

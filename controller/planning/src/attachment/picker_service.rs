@@ -1,7 +1,8 @@
 //! The Service by which gateways call the picker for one pool.
 //!
 //! One picker serves many pools, and a gateway does not say for which of them it asks: all that it tells is under which
-//! name it calls. So each pool has a Service of its own, which leads to the pods of the picker's.
+//! name it calls. So each pool has a Service of its own, which leads to the pods of the picker's: by the same selector,
+//! or, where these are in another namespace, by [`picker_endpoints`](super::picker_endpoints).
 
 use std::collections::BTreeMap;
 
@@ -38,31 +39,55 @@ pub(super) fn port<'a>(picker: &'a Service, settings: &Settings) -> Option<&'a S
     ports.find(|port| port.port == i32::from(settings.picker_port))
 }
 
-/// The Service that the pool of a ModelServer names: its own, or the picker's where it can have none.
-pub(super) fn service_of(server: &ModelServer, around: Around<'_>) -> String {
-    let shared = &around.settings.picker_service;
-    let own = server.metadata.name.as_deref().and_then(name).filter(|own| own != shared);
+/// Whether the picker of a ModelServer's pool is in another namespace.
+pub(super) fn is_elsewhere(server: &ModelServer, around: Around<'_>) -> bool {
+    around.settings.is_elsewhere(server.metadata.namespace.as_deref().unwrap_or_default())
+}
+
+/// The pool's own Service; nothing if it can have none.
+pub(super) fn own(server: &ModelServer, around: Around<'_>) -> Option<String> {
+    let own = server.metadata.name.as_deref().and_then(name)?;
+    if is_elsewhere(server, around) {
+        return Some(own);
+    }
     // Without a selector somebody else says which pods it leads to, and so for the pool's.
     let copied = around.picker.is_none_or(|picker| !selector(picker).is_empty());
-    own.filter(|_| copied || around.service.is_some()).unwrap_or_else(|| shared.clone())
+    (own != around.settings.picker_service && (copied || around.service.is_some())).then_some(own)
+}
+
+/// The Service that the pool of a ModelServer names: its own, or the picker's where it can have none.
+pub(super) fn service_of(server: &ModelServer, around: Around<'_>) -> String {
+    own(server, around).unwrap_or_else(|| around.settings.picker_service.clone())
 }
 
 /// What to write for the Service of a ModelServer's pool.
 pub(super) fn settle(server: &ModelServer, around: Around<'_>, answer: &mut Answer) {
-    let name = service_of(server, around);
-    let Some(picker) = around.picker.filter(|_| name != around.settings.picker_service) else { return };
-    let Some(port) = port(picker, around.settings).filter(|_| !selector(picker).is_empty()) else { return };
-    let ours = |found: &&Service| ownership::<ModelServer>(&server.metadata, &found.metadata) == Ownership::Ours;
-    if around.service.is_some() && around.service.filter(ours).is_none() {
+    let elsewhere = is_elsewhere(server, around);
+    let has_selector = |service: &Service| !selector(service).is_empty();
+    if !elsewhere && around.service.is_some_and(|found| !has_selector(found)) {
+        // It led elsewhere, and its endpoints go with it.
+        return retire(server, around, answer);
+    }
+    let Some((name, picker)) = own(server, around).zip(around.picker) else { return };
+    let Some(port) = port(picker, around.settings).filter(|_| elsewhere || has_selector(picker)) else { return };
+    if around.service.is_some_and(|found| !is_ours(server, found)) {
         return;
     }
+    if elsewhere && around.service.is_some_and(has_selector) {
+        // Kubernetes leaves the endpoints of a selector that is taken away: they go with it, too.
+        return retire(server, around, answer);
+    }
     let mut metadata = owned::<ModelServer>(&server.metadata, name);
-    let label = (labels::PICKER_SERVICE.to_owned(), around.settings.picker_service.clone());
-    metadata.labels = Some(BTreeMap::from([label]));
+    metadata.labels = Some(BTreeMap::from([
+        (labels::PICKER_SERVICE.to_owned(), around.settings.picker_service.clone()),
+        // Kubernetes copies it to the Endpoints of a selector, which may outlive this Service and must not become
+        // endpoints of the next one of its name.
+        (labels::SKIP_MIRROR.to_owned(), "true".to_owned()),
+    ]));
     let wanted = Service {
         metadata,
         spec: Some(ServiceSpec {
-            selector: Some(selector(picker)),
+            selector: (!elsewhere).then(|| selector(picker)),
             // Whatever port of the nodes leads to the picker's Service does not lead here.
             ports: Some(vec![ServicePort { node_port: None, ..port.clone() }]),
             ..ServiceSpec::default()
@@ -77,18 +102,25 @@ pub(super) fn settle(server: &ModelServer, around: Around<'_>, answer: &mut Answ
 /// Deletes the Service of a ModelServer that has no pool any more.
 pub(super) fn retire(server: &ModelServer, around: Around<'_>, answer: &mut Answer) {
     let Some(found) = around.service else { return };
-    if ownership::<ModelServer>(&server.metadata, &found.metadata) == Ownership::Ours && is_alive(&found.metadata) {
+    if is_ours(server, found) && is_alive(&found.metadata) {
         answer.retire = found.metadata.name.clone().zip(found.metadata.uid.clone());
     }
 }
 
-fn selector(service: &Service) -> BTreeMap<String, String> {
+/// Whether a Service was made for this ModelServer.
+pub(super) fn is_ours(server: &ModelServer, found: &Service) -> bool {
+    ownership::<ModelServer>(&server.metadata, &found.metadata) == Ownership::Ours
+}
+
+pub(super) fn selector(service: &Service) -> BTreeMap<String, String> {
     service.spec.as_ref().and_then(|spec| spec.selector.clone()).unwrap_or_default()
 }
 
 /// Whether nothing of `wanted` is other than it is found.
 fn says_the_same(found: &Service, wanted: &Service) -> bool {
     let ports = |service: &Service| service.spec.as_ref().and_then(|spec| spec.ports.clone());
-    let label = |service: &Service| service.metadata.labels.as_ref()?.get(labels::PICKER_SERVICE).cloned();
-    selector(found) == selector(wanted) && ports(found) == ports(wanted) && label(found) == label(wanted)
+    let label = |service: &Service, key: &str| service.metadata.labels.as_ref()?.get(key).cloned();
+    let same = |key: &&str| label(found, key) == label(wanted, key);
+    let keys = [labels::PICKER_SERVICE, labels::SKIP_MIRROR];
+    selector(found) == selector(wanted) && ports(found) == ports(wanted) && keys.iter().all(same)
 }

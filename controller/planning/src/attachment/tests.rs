@@ -1,5 +1,6 @@
 //! Objects in, objects and conditions out.
 
+mod elsewhere;
 mod random;
 mod routes;
 mod servers;
@@ -17,7 +18,12 @@ use super::Settings;
 use super::selection::PodEndpoint;
 
 fn settings() -> Settings {
-    Settings { picker_service: "picker".to_owned(), picker_port: 9002, failure_mode: FailureMode::FailClose }
+    Settings {
+        picker_service: "picker".to_owned(),
+        picker_namespace: None,
+        picker_port: 9002,
+        failure_mode: FailureMode::FailClose,
+    }
 }
 
 fn at(second: i64) -> Timestamp {

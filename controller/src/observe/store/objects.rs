@@ -10,6 +10,7 @@ use controller_api::v1alpha1::model_route::ModelRoute;
 use controller_api::v1alpha1::model_server::ModelServer;
 use controller_api::v1alpha1::model_serving::ModelServing;
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Resource;
 
 use super::{Key, Told, version};
@@ -85,6 +86,12 @@ impl Asked for Service {
     fn says_the_same(&self, other: &Self) -> bool {
         let told = |service: &Self| service.spec.as_ref().map(|spec| (spec.ports.clone(), spec.selector.clone()));
         told(self) == told(other)
+    }
+}
+
+impl Asked for EndpointSlice {
+    fn says_the_same(&self, other: &Self) -> bool {
+        self.address_type == other.address_type && self.endpoints == other.endpoints && self.ports == other.ports
     }
 }
 

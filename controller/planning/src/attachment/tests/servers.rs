@@ -35,7 +35,9 @@ impl World {
             pools: self.pools,
             pool: self.pool.as_ref(),
             picker: self.picker.as_ref(),
+            picker_slices: &[],
             service: self.service.as_ref(),
+            slices: &[],
             pods: &self.pods,
         };
         answer(&self.servers[index], around, at(100))
@@ -263,7 +265,10 @@ fn each_pool_has_a_service_of_its_own_that_leads_to_the_pickers_pods() {
             "kind": "Service",
             "metadata": {
                 "name": "llm-epp", "namespace": "serve",
-                "labels": {"networking.serving.volcano.sh/picker-service": "picker"},
+                "labels": {
+                    "endpointslice.kubernetes.io/skip-mirror": "true",
+                    "networking.serving.volcano.sh/picker-service": "picker",
+                },
                 "ownerReferences": [{
                     "apiVersion": "networking.serving.volcano.sh/v1alpha1", "kind": "ModelServer",
                     "name": "llm", "uid": "u-llm", "controller": true,
