@@ -11,6 +11,7 @@ mod doctor;
 mod examples;
 mod faults;
 mod gangs;
+mod kind_up;
 mod kinds;
 mod kubelet;
 mod leader_worker_sets;

@@ -65,6 +65,7 @@ fn every_flag_in_the_readme_exists() {
         "cluster",
         "create-namespace",
         "disaggregation-bootstrap-port",
+        "down",
         "envoy",
         "file",
         "for",

@@ -6,6 +6,7 @@ mod arrows;
 mod dependencies;
 mod documents;
 mod examples;
+mod images;
 mod layout;
 mod observability;
 mod repository;

@@ -1,6 +1,6 @@
 //! The kinds of others that ours meet, from the files of their modules.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
@@ -72,6 +72,14 @@ impl Foreign {
         }
     }
 
+    /// The version of the module that it comes from, as `v1.2.3`.
+    ///
+    /// # Errors
+    /// When a `go.mod` names none.
+    pub fn version(self) -> Result<String> {
+        version_of(&self.source()?.0)
+    }
+
     /// The text of its CustomResourceDefinition; fetched once into the cache.
     ///
     /// # Errors
@@ -110,6 +118,14 @@ impl GatewayKinds {
         })
     }
 
+    /// The version of the module that they come from, as `v1.2.3`.
+    ///
+    /// # Errors
+    /// When a `go.mod` names none.
+    pub fn version(self) -> Result<String> {
+        version_of(&self.source()?.0)
+    }
+
     /// The texts of their CustomResourceDefinitions; fetched once into the cache.
     ///
     /// # Errors
@@ -120,6 +136,20 @@ impl GatewayKinds {
         let documents = text.split("\n---").map(|document| document.trim_start_matches("---"));
         Ok(documents.filter(|document| document.contains("\nkind: CustomResourceDefinition")).map(Into::into).collect())
     }
+}
+
+fn version_of(module: &str) -> Result<String> {
+    Ok(module.rsplit_once('@').context("a module without its version")?.1.to_owned())
+}
+
+/// The folder of Envoy Gateway's own chart; fetched once into the cache.
+///
+/// # Errors
+/// When it cannot be fetched, with what Go said and what to set.
+pub async fn chart_of_envoy_gateway() -> Result<PathBuf> {
+    let module = binaries::module_of(Binary::EnvoyGateway)?;
+    let folder = Go::find(&cache::folder()?, binaries::needed_go()?).await?.module_folder(&module).await?;
+    Ok(folder.join("charts/gateway-helm"))
 }
 
 /// The text of `path` in `module`; of all YAML files in it where it is a folder. Kept in the cache as `name`.

@@ -98,8 +98,8 @@ impl Kubelet {
         };
         self.objects.bind_pod(name).await?;
         let process = Program::new(name, &self.engine)
-            .args(container.args.iter().flatten())
-            .args(["--address", &at.to_string(), "--traces", &self.traces.to_string()])
+            .args(container.args.iter().flatten().map(|word| word.replace("$(POD_IP)", &at.ip().to_string())))
+            .args(["--traces", &self.traces.to_string()])
             .start()?;
         self.state.lock().running.insert(uid.to_owned(), process);
         poll::until(&format!("{name} to answer"), START, async || {
