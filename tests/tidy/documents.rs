@@ -93,3 +93,27 @@ fn every_attribute_of_a_span_in_a_guide_is_set_somewhere() {
     });
     refuse(missing, "No span has these attributes:");
 }
+
+#[test]
+fn every_test_that_a_guide_names_as_its_witness_exists() {
+    let mut count = 0;
+    let mut missing = Vec::new();
+    for guide in guides() {
+        let rows = guide
+            .lines()
+            .skip_while(|(_, line)| !line.ends_with("| shown by |"))
+            .filter(|(_, line)| line.ends_with(" |"));
+        for (number, line) in rows {
+            let witnesses = line.trim_end_matches(" |").rsplit("| ").next().unwrap_or_default();
+            for name in witnesses.split('`').skip(1).step_by(2).filter(|name| !name.contains('/')) {
+                count += 1;
+                let test = format!("fn {name}");
+                if !FILES.iter().any(|file| file.path.ends_with(".rs") && file.text.contains(&test)) {
+                    missing.push(format!("{}:{number}: {name}", guide.path));
+                }
+            }
+        }
+    }
+    assert!(count > 20, "no guide names its witnesses");
+    refuse(missing, "No test has these names; what a guide says is then only said:");
+}

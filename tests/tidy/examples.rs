@@ -14,8 +14,8 @@ use tests::poll;
 
 use crate::repository::{FILES, File, refuse, root};
 
-fn readme() -> &'static File {
-    FILES.iter().find(|file| file.path == "README.md").expect("README.md is committed")
+fn guide(path: &str) -> &'static File {
+    FILES.iter().find(|file| file.path == path).expect("a guide is committed")
 }
 
 /// Folders of what goes in front of another folder's pools.
@@ -49,15 +49,20 @@ async fn every_example_folder_is_a_fleet() {
 }
 
 #[test]
-fn the_scheduler_configuration_in_the_readme_loads() {
-    let yaml = readme().text.split("```yaml").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+fn the_scheduler_configuration_in_the_guide_loads() {
+    let yaml = guide("deploy/configure.md")
+        .text
+        .split("```yaml")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next())
+        .expect("an example");
     let value = serde_saphyr::from_str(yaml).expect("it is YAML");
     let profile = Profile::from_value(&value).expect("it is a profile");
     refuse(profile.notes(), "The example has parts that are ignored:");
 }
 
 #[test]
-fn every_flag_in_the_readme_exists() {
+fn every_flag_in_the_guides_exists() {
     // Cargo's, the demo's, the command line's, the engines', docker's, helm's and kubectl's.
     const FOREIGN: &[&str] = &[
         "bench",
@@ -88,12 +93,13 @@ fn every_flag_in_the_readme_exists() {
     let commands = [Args::command(), kthena_controller_manager::args::Args::command()];
     let arguments = commands.iter().flat_map(clap::Command::get_arguments);
     let known: BTreeSet<&str> = arguments.filter_map(clap::Arg::get_long).collect();
-    let flags = readme().text.split(|letter: char| !(letter.is_alphanumeric() || letter == '-'));
+    let texts = ["README.md", "deploy/attachment.md", "deploy/configure.md"].map(|path| guide(path).text.as_str());
+    let flags = texts.iter().flat_map(|text| text.split(|letter: char| !(letter.is_alphanumeric() || letter == '-')));
     refuse(
         flags
             .filter_map(|word| word.strip_prefix("--"))
             .filter(|flag| flag.starts_with(|letter: char| letter.is_alphabetic()))
             .filter(|flag| !known.contains(flag) && !FOREIGN.contains(flag)),
-        "README.md names flags that neither the picker nor the operator has:",
+        "These guides name flags that neither the picker nor the operator has:",
     );
 }
