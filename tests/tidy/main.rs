@@ -11,3 +11,4 @@ mod layout;
 mod observability;
 mod repository;
 mod sources;
+mod versions;
