@@ -30,9 +30,11 @@ const LIMIT: usize = 150_000;
 /// to be installed.
 const PALETTE: &str = include_str!("palette.js");
 
-/// The newest decision, if it is one of the first pool's with a reason that leaves room for the others.
+/// The newest decision, if it is one of the first pool's, with a reason that leaves room for the others, and was quick:
+/// just after the start, and on a busy machine, none is.
 const WORTH_OPENING: &str = "[...document.querySelectorAll('#decisions tr.pick')].slice(0, 1).find(row =>
-    row.innerText.includes('default/llama') && row.querySelector('.why').innerText.length < 190)";
+    row.innerText.includes('default/llama') && row.querySelector('.why').innerText.length < 190
+    && parseInt(row.lastElementChild.innerText) < 5000)";
 
 /// Where the guide has it.
 #[must_use]
