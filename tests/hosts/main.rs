@@ -18,6 +18,7 @@
 //! | the guide's collector | `otel.rs` |
 //! | the chart's picker and operator, for what follows | `scenario.rs` |
 //! | ModelRoutes with traffic | `routes.rs` |
+//! | one picker, pools of two other namespaces | `namespaces.rs` |
 //! | the scenarios of the guide with traffic | `scenarios.rs` |
 //! | a thousand pods in twenty pools, a tenth of them replaced | `fleet.rs` |
 //!
@@ -32,6 +33,7 @@ mod failures;
 mod fleet;
 mod host;
 mod istio;
+mod namespaces;
 mod otel;
 mod picks;
 mod rolling;
@@ -78,6 +80,7 @@ const STORIES: &[&str] = &[
     "otel",
     "routes",
     "scenarios",
+    "namespaces",
     "fleet",
 ];
 
@@ -189,6 +192,7 @@ async fn tell<H: Host>(wanted: &[String]) -> Result<()> {
             "otel" => otel::tell(&mut stage).await,
             "routes" => routes::tell(&mut stage).await,
             "scenarios" => scenarios::tell(&mut stage).await,
+            "namespaces" => namespaces::tell(&mut stage).await,
             _ => fleet::tell(&mut stage).await,
         };
         let verdict = match &told {

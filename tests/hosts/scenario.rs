@@ -36,8 +36,16 @@ impl<'a, H: Host> Scenario<'a, H> {
     /// # Errors
     /// When something does not start.
     pub(crate) async fn start(stage: &'a mut Stage<H>) -> Result<Self> {
+        Self::start_with(stage, &[], &[]).await
+    }
+
+    /// The same with more values of the chart, and the flags that it then gives the operator.
+    ///
+    /// # Errors
+    /// When something does not start.
+    pub(crate) async fn start_with(stage: &'a mut Stage<H>, values: &[&str], flags: &[(&str, &str)]) -> Result<Self> {
         stage.objects.delete(&Objects::example(&format!("{}/route.yaml", H::NAME))?).await?;
-        let installed = installed::manifests(&["picker.modelName.enabled=true"]).await?;
+        let installed = installed::manifests(&[&["picker.modelName.enabled=true"], values].concat()).await?;
         stage.objects.apply(&installed).await?;
 
         let ip = address(PICKER_HOST);
@@ -49,7 +57,8 @@ impl<'a, H: Host> Scenario<'a, H> {
             .start()
             .await?;
         stage.objects.create_listening_pod("kthena-ext-proc-0", &installed::picker_labels(), ip, &PORTS).await?;
-        let operator = OperatorOptions::new(stage.act_as("kthena-controller-manager")?).start().await?;
+        let options = OperatorOptions::new(stage.act_as("kthena-controller-manager")?);
+        let operator = flags.iter().fold(options, |options, (flag, value)| options.flag(flag, value)).start().await?;
         Ok(Self { stage, engines: Vec::new(), next: FIRST_ENGINE, applied: vec![installed], picker, operator })
     }
 
@@ -131,6 +140,24 @@ impl<'a, H: Host> Scenario<'a, H> {
         }
         self.engines.push((pod.to_owned(), engine));
         Ok(())
+    }
+
+    /// An engine more, in a pod of another namespace, which the caller removes.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub(crate) async fn add_engine_of(
+        &mut self,
+        namespace: &str,
+        pod: &str,
+        labels: &Value,
+        config: EngineConfig,
+    ) -> Result<()> {
+        let ip = address(self.next);
+        self.next += 1;
+        let engine = Engine::start(EngineConfig { address: (ip, ENGINE_PORT).into(), ..config }).await?;
+        self.engines.push((pod.to_owned(), engine));
+        self.stage.objects.of(namespace).create_pod(pod, labels, ip).await
     }
 
     /// The engine of a pod.

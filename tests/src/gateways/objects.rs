@@ -14,14 +14,21 @@ use serde_json::{Value, json};
 /// The namespace of all manifests.
 pub const NAMESPACE: &str = "default";
 
-/// An administrator's hands.
+/// An administrator's hands, in one namespace.
 pub struct Objects {
     client: kube::Client,
+    namespace: String,
 }
 
 impl Objects {
     pub fn new(client: kube::Client) -> Self {
-        Self { client }
+        Self { client, namespace: NAMESPACE.to_owned() }
+    }
+
+    /// The same in another namespace.
+    #[must_use]
+    pub fn of(&self, namespace: &str) -> Self {
+        Self { client: self.client.clone(), namespace: namespace.to_owned() }
     }
 
     /// Applies each YAML file of a folder of `gateway-api-examples`.
@@ -97,16 +104,16 @@ impl Objects {
         Ok(())
     }
 
-    /// An object of [`NAMESPACE`] as the API server has it.
+    /// An object of its namespace as the API server has it.
     ///
     /// # Errors
     /// When the API server does not say.
     pub async fn get(&self, api_version: &str, kind: &str, name: &str) -> Result<Option<Value>> {
-        let found = self.dynamic(api_version, kind, Some(NAMESPACE))?.get_opt(name).await?;
+        let found = self.dynamic(api_version, kind, Some(&self.namespace))?.get_opt(name).await?;
         Ok(found.map(serde_json::to_value).transpose()?)
     }
 
-    /// The pods of [`NAMESPACE`] that have a label.
+    /// The pods of its namespace that have a label.
     ///
     /// # Errors
     /// When the API server does not say.
@@ -114,12 +121,12 @@ impl Objects {
         Ok(self.pods().list(&ListParams::default().labels(label)).await?.items)
     }
 
-    /// Merges `patch` into an object of [`NAMESPACE`].
+    /// Merges `patch` into an object of its namespace.
     ///
     /// # Errors
     /// What the API server has against it.
     pub async fn merge(&self, api_version: &str, kind: &str, name: &str, patch: &Value) -> Result<()> {
-        let api = self.dynamic(api_version, kind, Some(NAMESPACE))?;
+        let api = self.dynamic(api_version, kind, Some(&self.namespace))?;
         api.patch(name, &PatchParams::default(), &Patch::Merge(patch))
             .await
             .with_context(|| format!("{kind} {name}: {patch}"))?;
@@ -137,7 +144,7 @@ impl Objects {
     }
 
     fn pods(&self) -> Api<Pod> {
-        Api::namespaced(self.client.clone(), NAMESPACE)
+        Api::namespaced(self.client.clone(), &self.namespace)
     }
 
     /// Creates a pod that runs and is ready.
