@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use super::{GatewayConfig, Pool};
+use super::{GatewayConfig, Pool, load_assignment};
 use crate::config_dir::NAMESPACE;
 
 /// The file itself.
@@ -33,4 +33,17 @@ pub fn config(pool: &Pool) -> Result<GatewayConfig> {
     let engines = config.pointer_mut("/static_resources/clusters/1/eds_cluster_config").context("no engines")?;
     engines["service_name"] = format!("{NAMESPACE}/{}", pool.name).into();
     Ok(GatewayConfig { config })
+}
+
+/// The same for an Envoy that knows all endpoints of the pool from the start, whatever its picker tells.
+///
+/// # Errors
+/// As [`config`].
+pub fn knowing_all(pool: &Pool) -> Result<GatewayConfig> {
+    let mut gateway = config(pool)?;
+    let engines = gateway.clusters().get_mut(1).and_then(Value::as_object_mut).context("no engines")?;
+    engines.remove("eds_cluster_config");
+    engines.insert("type".to_owned(), "STATIC".into());
+    engines.insert("load_assignment".to_owned(), load_assignment("engines", &pool.endpoints));
+    Ok(gateway)
 }
