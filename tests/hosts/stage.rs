@@ -119,9 +119,20 @@ impl<H: Host> Stage<H> {
 
     /// Has the host set so, and waits until requests are treated so.
     ///
+    /// A picker sees how bodies come, and not what becomes of requests without it: so from a setting with the same bodies
+    /// there is a step between, from which the picker can tell this one.
+    ///
     /// # Errors
     /// When it refuses, or does not come to it.
     pub(crate) async fn set(&mut self, setting: Setting) -> Result<()> {
+        let between = H::SETTINGS.iter().find(|other| other.seen_by_picker() != setting.seen_by_picker());
+        if let Some(between) = between {
+            self.set_and_wait(*between).await?;
+        }
+        self.set_and_wait(setting).await
+    }
+
+    async fn set_and_wait(&mut self, setting: Setting) -> Result<()> {
         self.host.set(&self.objects, setting).await?;
         self.host.wait_for(setting).await?;
         // Connections keep what was in force when they were opened, and Envoy's threads hear of a change after its admin
@@ -253,7 +264,8 @@ impl<H: Host> Stage<H> {
         ensure!(reply.status == 200, "status {}: {}", reply.status, reply.text());
         let served = reply.engine().context("no engine answered")?;
         let id = reply.request_id().context("an answer without a request id")?;
-        let decisions = self.pickers().map(|picker| Box::pin(picker.decision(&id)));
+        let decisions: Vec<_> = self.pickers().map(|picker| Box::pin(picker.decision(&id))).collect();
+        ensure!(!decisions.is_empty(), "{served} answered, and there is no picker");
         let (decision, _) = select_ok(decisions).await?;
         ensure!(decision["endpoint"] == served.to_string(), "{served} served, the decision is {decision:#}");
         Ok(decision)
