@@ -279,7 +279,8 @@ async fn the_prefill_is_a_span_below_the_exchange_and_the_engines_hangs_below_it
     assert_eq!(reply.status, 200, "{}", reply.text());
     let whole = |spans: &[Span]| {
         let count = |name: &str| spans.iter().filter(|span| span.name == name).count();
-        (count("prefill") == 1 && count("llm_request") == 2 && count("kthena.schedule") == 1).then_some(())
+        let is_ended = spans.iter().any(|span| span.name.ends_with("ExternalProcessor/Process"));
+        (is_ended && count("prefill") == 1 && count("llm_request") == 2 && count("kthena.schedule") == 1).then_some(())
     };
     sink.wait_for(SOON, whole).await.unwrap();
     let spans = sink.spans();
