@@ -220,7 +220,8 @@ async fn sglangs_prefill_and_decode_meet_in_a_fresh_room() {
         assert_eq!(rooms.len(), turn);
     }
     assert!(rooms.iter().all(|room| *room < 1 << 63));
-    pairs.wait_for_metric("kthena_router_prefill_requests_total", &["outcome=\"ok\""], 3.0).await;
+    // Whichever of the two answers is first: a call that the decode's answer overtakes is cancelled, its blocks have gone over.
+    pairs.wait_for_metric("kthena_router_prefill_requests_total", &[], 3.0).await;
     pairs.assert_transferred(3);
     pairs.assert_idle().await;
 }
