@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use controller_api::inference_pool::FailureMode;
 use planning::attachment::Settings;
+use planning::validation::is_label;
 
 use crate::telemetry::LogFormat;
 pub use controllers::Controllers;
@@ -236,9 +237,8 @@ fn parse_target(text: &str) -> Result<String, String> {
 }
 
 fn parse_namespace(text: &str) -> Result<String, String> {
-    let is_good = |letter: u8| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == b'-';
-    let is_label = text.len() <= 63 && text.bytes().all(is_good) && !text.starts_with('-') && !text.ends_with('-');
-    is_label.then(|| text.to_owned()).ok_or_else(|| "write the name of one namespace, as `kthena-system`".to_owned())
+    let is_good = text.is_empty() || is_label(text) && text.len() <= 63;
+    is_good.then(|| text.to_owned()).ok_or_else(|| "write the name of one namespace, as `kthena-system`".to_owned())
 }
 
 fn parse_failure_mode(text: &str) -> Result<FailureMode, String> {

@@ -17,6 +17,7 @@ use std::fmt;
 use controller_api::v1alpha1::model_serving::{ModelServing, Role, ServingGroupTemplate};
 
 pub use self::advice::warnings;
+pub use self::names::is_label;
 use crate::plugins;
 
 /// A field that is wrong.

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 
 use super::model_server::{Answer, Around};
 use super::{Ownership, Settings, is_alive, owned, ownership};
+use crate::validation::is_label;
 
 /// Behind the pool's name, as the Gateway API Inference Extension names an endpoint picker.
 const SUFFIX: &str = "-epp";
@@ -22,9 +23,8 @@ const NAME_LENGTH: usize = 63;
 #[must_use]
 pub fn name(pool: &str) -> Option<String> {
     let name = format!("{pool}{SUFFIX}");
-    let letter = |letter: u8| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == b'-';
-    let is_label = name.len() <= NAME_LENGTH && name.starts_with(|first: char| first.is_ascii_lowercase());
-    (is_label && name.bytes().all(letter)).then_some(name)
+    let begins = name.starts_with(|first: char| first.is_ascii_lowercase());
+    (begins && is_label(&name) && name.len() <= NAME_LENGTH).then_some(name)
 }
 
 /// The pool whose Service this may be.

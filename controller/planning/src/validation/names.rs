@@ -51,8 +51,10 @@ pub(super) fn check(serving: &ModelServing, found: &mut Findings) {
     }
 }
 
-/// Lowercase letters, digits and `-` between letters or digits.
-fn is_label(text: &str) -> bool {
+/// Whether it is lowercase letters, digits and `-` between letters or digits, as a DNS label is (RFC 1123 2.1) but for its
+/// length.
+#[must_use]
+pub fn is_label(text: &str) -> bool {
     let end = |letter: Option<char>| letter.is_some_and(|it| it.is_ascii_lowercase() || it.is_ascii_digit());
     end(text.chars().next())
         && end(text.chars().next_back())
