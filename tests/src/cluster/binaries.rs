@@ -49,8 +49,6 @@ struct Recipe {
     /// The module whose version is the program's.
     module: &'static str,
     package: &'static str,
-    /// Build tags: what is left out.
-    tags: &'static str,
     /// How long it takes, for a person who waits.
     takes: &'static str,
 }
@@ -63,7 +61,6 @@ impl Binary {
             go_mod: include_str!("tools/kube/go.mod"),
             module: "k8s.io/kubernetes",
             package,
-            tags: "",
             takes,
         };
         match self {
@@ -73,7 +70,6 @@ impl Binary {
                 go_mod: include_str!("tools/etcd/go.mod"),
                 module: "go.etcd.io/etcd/server/v3",
                 package: "go.etcd.io/etcd/server/v3",
-                tags: "",
                 takes: "a minute",
             },
             Self::ApiServer => kube("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", "six minutes"),
@@ -87,7 +83,6 @@ impl Binary {
                 go_mod: include_str!("tools/kwok/go.mod"),
                 module: "sigs.k8s.io/kwok",
                 package: "sigs.k8s.io/kwok/cmd/kwok",
-                tags: "",
                 takes: "two minutes",
             },
             Self::Helm => Recipe {
@@ -96,7 +91,6 @@ impl Binary {
                 go_mod: include_str!("tools/helm/go.mod"),
                 module: "helm.sh/helm/v4",
                 package: "helm.sh/helm/v4/cmd/helm",
-                tags: "",
                 takes: "two minutes",
             },
             Self::VolcanoScheduler => Recipe {
@@ -106,7 +100,6 @@ impl Binary {
                 go_mod: include_str!("tools/volcano/go.mod"),
                 module: "volcano.sh/volcano",
                 package: "volcano.sh/volcano/cmd/scheduler",
-                tags: "",
                 takes: "four minutes",
             },
             Self::EnvoyGateway => Recipe {
@@ -115,7 +108,6 @@ impl Binary {
                 go_mod: include_str!("tools/envoy-gateway/go.mod"),
                 module: "github.com/envoyproxy/gateway",
                 package: "github.com/envoyproxy/gateway/cmd/envoy-gateway",
-                tags: "",
                 takes: "seven minutes",
             },
             Self::AiGateway => Recipe {
@@ -124,7 +116,6 @@ impl Binary {
                 go_mod: include_str!("tools/ai-gateway/go.mod"),
                 module: "github.com/envoyproxy/ai-gateway",
                 package: "github.com/envoyproxy/ai-gateway/cmd/controller",
-                tags: "",
                 takes: "two minutes, after Envoy Gateway",
             },
             Self::Istiod => Recipe {
@@ -133,7 +124,6 @@ impl Binary {
                 go_mod: include_str!("tools/istio/go.mod"),
                 module: "istio.io/istio",
                 package: "istio.io/istio/pilot/cmd/pilot-discovery",
-                tags: "",
                 takes: "ten minutes",
             },
             Self::Promtool => Recipe {
@@ -142,8 +132,6 @@ impl Binary {
                 go_mod: include_str!("tools/promtool/go.mod"),
                 module: "github.com/prometheus/prometheus",
                 package: "github.com/prometheus/prometheus/cmd/promtool",
-                // No clouds to discover targets in.
-                tags: "remove_all_sd",
                 takes: "two minutes",
             },
         }
@@ -193,7 +181,12 @@ impl Binary {
                 "kube" => format!("-s -w -X k8s.io/component-base/version.gitVersion=v{version}"),
                 _ => "-s -w".to_owned(),
             };
-            go.build(&tools, recipe.package, recipe.tags, &linker, &binary).await?;
+            // promtool has no clouds to discover targets in.
+            let tags = match recipe.folder {
+                "promtool" => "remove_all_sd",
+                _ => "",
+            };
+            go.build(&tools, recipe.package, tags, &linker, &binary).await?;
         }
         Ok(binary)
     }
