@@ -149,6 +149,11 @@ async fn an_operator_killed_while_it_creates_leaves_exactly_the_pods_that_were_a
     stage.start_operator().await?;
     stage.wait_done("llm").await?;
     assert_eq!(stage.pods().await?.len(), 25);
+    // The status counts pods: if all of them were there before the kill, it is written before the services that were not.
+    poll::until("a service for each instance", SOON, async || {
+        (stage.service_names().await.ok()?.len() == 10).then_some(())
+    })
+    .await?;
     stage.writes_nothing().await
 }
 
