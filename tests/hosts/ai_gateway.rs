@@ -25,14 +25,23 @@ const HOME: &str = "envoy-ai-gateway-system";
 const OUR_SIDE: &str = "10.200.1.1";
 const ITS_SIDE: Ipv4Addr = Ipv4Addr::new(10, 200, 1, 2);
 const PORT: u16 = 1063;
-/// The picker Services' own addresses, which AI Gateway finds by their names: of the host's own example, and of those
-/// that lead to the chart's picker.
-const SERVICE_HOST: u8 = 31;
-const CHART_HOST: u8 = 32;
-/// The Services of the first, and of the second: one for each pool of a scenario.
-const SERVICES: [&str; 1] = ["llama-epp"];
-const OF_CHART: [&str; 6] =
-    ["assistant-7b-epp", "assistant-72b-epp", "chat-epp", "code-epp", "llama-8b-epp", "assistant-epp"];
+/// Where pickers are asked.
+const PICKER_PORT: u16 = 9002;
+/// The pickers' Services, which AI Gateway finds by their names.
+const SERVICES: [Services; 4] = [
+    // The host's own example.
+    Services { host: 31, namespace: NAMESPACE, names: &["llama-epp"], endpoints_of: "llama-epp" },
+    // One for each pool of a scenario: they lead to the chart's picker.
+    Services {
+        host: 32,
+        namespace: NAMESPACE,
+        names: &["assistant-7b-epp", "assistant-72b-epp", "chat-epp", "code-epp", "llama-8b-epp", "assistant-epp"],
+        endpoints_of: "kthena-ext-proc",
+    },
+    // Those without a selector, of namespaces without a picker: their endpoints are what the operator wrote.
+    Services { host: 36, namespace: "red", names: &["llm-epp"], endpoints_of: "llm-epp" },
+    Services { host: 37, namespace: "blue", names: &["llm-epp"], endpoints_of: "llm-epp" },
+];
 
 /// A network of its own, in which it waits for its end of the cable.
 const IN_A_NETWORK: &str = r#"
@@ -45,10 +54,29 @@ ip route add default via 10.200.1.1
 exec "$@"
 "#;
 
-/// Envoy Gateway, AI Gateway's controller, and what kube-proxy would do for the picker's Service.
+/// Services that lead to the same pods, at an address of their own.
+struct Services {
+    host: u8,
+    namespace: &'static str,
+    names: &'static [&'static str],
+    /// The one whose EndpointSlices say which pods.
+    endpoints_of: &'static str,
+}
+
+impl Services {
+    /// Lines of `/etc/hosts`.
+    fn lines(&self) -> String {
+        let Self { host, namespace, names, .. } = self;
+        let line =
+            |name: &&str| format!("{} {name}.{namespace}.svc {name}.{namespace}.svc.cluster.local\n", address(*host));
+        names.iter().map(line).collect()
+    }
+}
+
+/// Envoy Gateway, AI Gateway's controller, and what kube-proxy would do for the pickers' Services.
 pub(crate) struct AiGateway {
     controller: Process,
-    proxies: [JoinHandle<()>; 2],
+    proxies: Vec<JoinHandle<()>>,
     gateway: EnvoyGateway,
     _scratch: Scratch,
 }
@@ -93,10 +121,12 @@ async fn serve(listener: TcpListener, slices: Api<EndpointSlice>, service: &'sta
 
 async fn ready(slices: &Api<EndpointSlice>, service: &str) -> Result<Vec<SocketAddr>> {
     let mine = ListParams::default().labels(&format!("kubernetes.io/service-name={service}"));
-    let endpoints = slices.list(&mine).await?.into_iter().flat_map(|slice| slice.endpoints.unwrap_or_default());
+    let found = slices.list(&mine).await?.into_iter();
+    let found = found.filter(|slice| slice.ports.iter().flatten().any(|port| port.port == Some(PICKER_PORT.into())));
+    let endpoints = found.flat_map(|slice| slice.endpoints.unwrap_or_default());
     let ready = endpoints.filter(|one| one.conditions.as_ref().is_some_and(|state| state.ready == Some(true)));
     let addresses = ready.flat_map(|endpoint| endpoint.addresses);
-    Ok(addresses.filter_map(|ip| Some(SocketAddr::new(ip.parse().ok()?, 9002))).collect())
+    Ok(addresses.filter_map(|ip| Some(SocketAddr::new(ip.parse().ok()?, PICKER_PORT))).collect())
 }
 
 impl Host for AiGateway {
@@ -124,13 +154,9 @@ impl Host for AiGateway {
     async fn start(plane: &ControlPlane, objects: &Objects, traces: SocketAddr) -> Result<Self> {
         let scratch = Scratch::new("ai-gateway")?;
         let hosts = scratch.file("hosts");
-        let line = |host: u8, service: &str| {
-            format!("{} {service}.{NAMESPACE}.svc {service}.{NAMESPACE}.svc.cluster.local\n", address(host))
-        };
-        let names = SERVICES.map(|service| line(SERVICE_HOST, service)).concat();
-        let names = names + &OF_CHART.map(|service| line(CHART_HOST, service)).concat();
+        let names: String = SERVICES.iter().map(Services::lines).collect();
         std::fs::write(&hosts, format!("127.0.0.1 localhost\n{names}"))?;
-        // The cluster's name service, for this namespace alone.
+        // The cluster's name service, for this network alone.
         let mounted =
             tokio::process::Command::new("mount").arg("--bind").arg(&hosts).arg("/etc/hosts").status().await?;
         anyhow::ensure!(mounted.success(), "cannot put a file over /etc/hosts");
@@ -165,13 +191,13 @@ impl Host for AiGateway {
         sandbox::ip(&["address", "add", &format!("{OUR_SIDE}/30"), "dev", "eg0"]).await?;
         sandbox::ip(&["link", "set", "eg0", "up"]).await?;
 
-        let slices = Api::namespaced(plane.client().await?, NAMESPACE);
-        let own = TcpListener::bind((address(SERVICE_HOST), 9002)).await?;
-        let of_chart = TcpListener::bind((address(CHART_HOST), 9002)).await?;
-        let proxies = [
-            tokio::spawn(serve(own, slices.clone(), SERVICES[0])),
-            tokio::spawn(serve(of_chart, slices, "kthena-ext-proc")),
-        ];
+        let client = plane.client().await?;
+        let mut proxies = Vec::new();
+        for Services { host, namespace, endpoints_of, .. } in SERVICES {
+            let listener = TcpListener::bind((address(host), PICKER_PORT)).await?;
+            let slices = Api::namespaced(client.clone(), namespace);
+            proxies.push(tokio::spawn(serve(listener, slices, endpoints_of)));
+        }
         let host = Self { controller, proxies, gateway, _scratch: scratch };
         let there = sandbox::wait_for_listener("AI Gateway's controller", (ITS_SIDE, PORT).into()).await;
         there.with_context(|| host.said())?;

@@ -17,8 +17,7 @@ const REQUESTS: usize = 20;
 /// # Errors
 /// When a request does not go to the engine of its namespace, as the picker chose.
 pub(crate) async fn tell<H: Host>(stage: &mut Stage<H>) -> Result<()> {
-    // A host that calls the Service by name depends on kube-proxy alone, and here that has a stand-in for one namespace.
-    if !H::SCENARIOS || !H::PICKERS_BY_POD {
+    if !H::SCENARIOS {
         say("  not told on this host");
         return Ok(());
     }
