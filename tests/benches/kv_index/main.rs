@@ -12,7 +12,7 @@
 //! What it is about is memory, and most of it is in no cache of the processor. On a shared machine with
 //! two virtual processors, pages of 4 KB and other work, a loop that does nothing else takes 210 ns for a row of
 //! 128 bytes that the next one depends on, and 50 ns for each of thirty-two that do not wait for each
-//! other: a look-up is some three steps of up to sixteen rows, so that one microsecond is about the least
+//! other: a look-up is some three steps of up to twelve rows, so that one microsecond is about the least
 //! that it takes there. Of a store, the line where a block's name belongs takes 12 ns, a seventh of a
 //! row 7 ns, and to write the 32 bytes that are kept of a block 15 to 20 ns while memory is still being
 //! given out: about 35 ns a block before anything is computed.

@@ -10,10 +10,10 @@ use crate::kv::chain::BlockKey;
 use crate::kv::table::{Place, ROW, Tables};
 
 /// Rows that are looked at without waiting for each other: about as many as a core can ask the memory for.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 12;
 
 /// The rows of the first step: most lanes part from a prompt soon, after the system message.
-const FIRST: [usize; AT_ONCE] = [0, 2, 4, 6, 10, 16, 26, 42, 68, 110, 178, 288, 466, 754, 1220, 1974];
+const FIRST: [usize; AT_ONCE] = [0, 1, 3, 5, 9, 16, 30, 60, 110, 200, 420, 900];
 
 /// Stretches that share a step.
 const STRETCHES: usize = 4;

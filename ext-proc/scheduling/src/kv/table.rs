@@ -1,9 +1,10 @@
 //! Which lanes of a plane hold a block: hash tables that readers need no lock for.
 //!
 //! A row is for up to seven consecutive blocks of a prompt and is found by the first one's key, so that
-//! neighbours share a cache line: walking along a prompt touches a seventh of the memory that a cell
-//! for each block would. Where prompts part within a row, the cell is whoever's came first; others'
-//! blocks, up to the end of that row, have rows of their own, found by their own keys.
+//! neighbours share two cache lines: walking along a prompt touches a seventh of the memory that a cell
+//! for each block would. All that a search wants of a row's first block is in the first of its lines.
+//! Where prompts part within a row, the cell is whoever's came first; others' blocks, up to the end of
+//! that row, have rows of their own, found by their own keys.
 //!
 //! A key, once written, never changes as long as its table lives; a block that nobody holds any more
 //! keeps its cell, with an empty set of lanes, until the table is replaced. So a reader that found the
@@ -21,18 +22,38 @@ const SHARDS: usize = 64;
 const LEAST: usize = 2;
 /// The tag of an unused row and the key of an unused cell; no block has it.
 const NONE: u64 = 0;
-/// Blocks in a row: with the tag, their keys fill a cache line of 64 bytes.
+/// Blocks in a row: with the first one's lanes, their keys fill a cache line of 64 bytes.
 pub(super) const ROW: usize = 7;
 
 #[derive(Debug, Default)]
-#[repr(align(128))]
+#[repr(C, align(128))]
 struct Row {
     /// What it is found by: the key of its first block, or of its only one.
     tag: AtomicU64,
-    keys: [AtomicU64; ROW],
-    lanes: [AtomicU64; ROW],
+    /// The lanes of the first block; its key is the tag.
+    first_lanes: AtomicU64,
+    /// The other blocks'.
+    keys: [AtomicU64; ROW - 1],
+    lanes: [AtomicU64; ROW - 1],
     /// The key of the block where a row for its blocks begins.
     first: AtomicU64,
+}
+
+impl Row {
+    /// Key and lanes of the blocks after the first, by how many are before them in the row.
+    fn others(&self) -> impl Iterator<Item = (usize, &AtomicU64, &AtomicU64)> {
+        (1..).zip(self.keys.iter().zip(&self.lanes)).map(|(at, (key, lanes))| (at, key, lanes))
+    }
+
+    /// Whether any lane has any of its blocks.
+    fn is_live(&self) -> bool {
+        [&self.first_lanes].into_iter().chain(&self.lanes).any(|lanes| lanes.load(Ordering::Relaxed) != 0)
+    }
+
+    /// Whether it is for a prompt's blocks up to the next row, and not for one that parts from them.
+    fn is_whole(&self) -> bool {
+        self.tag.load(Ordering::Relaxed) == self.first.load(Ordering::Relaxed)
+    }
 }
 
 /// A block's place: its row, where in the row, and its own key.
@@ -86,15 +107,23 @@ impl Table {
         Self { rows: (0..rows).map(|_| Row::default()).collect() }
     }
 
-    /// Reads both ends of the row where the search for that tag begins, and of the next one what tells whose it is,
-    /// whatever is there.
+    /// Reads what tells whose the row is where the search for that tag begins, and the next one, whatever is there.
     #[inline]
     fn fetch(&self, tag: BlockKey) -> u64 {
-        let mask = self.rows.len().wrapping_sub(1);
-        let row = |step: usize| self.rows.get((tag.0 as usize).wrapping_add(step) & mask);
-        let (own, next) = (row(0), row(1));
-        own.map_or(0, |row| row.tag.load(Ordering::Relaxed) ^ row.first.load(Ordering::Relaxed))
-            ^ next.map_or(0, |row| row.tag.load(Ordering::Relaxed))
+        let next = BlockKey(tag.0.wrapping_add(1));
+        let read = |tag: BlockKey| self.home(tag).map_or(0, |row| row.tag.load(Ordering::Relaxed));
+        read(tag) ^ read(next)
+    }
+
+    /// Reads the second line of the row where the search for that tag begins.
+    fn fetch_rest(&self, tag: BlockKey) -> u64 {
+        self.home(tag).map_or(0, |row| row.first.load(Ordering::Relaxed))
+    }
+
+    /// Where the search for that tag begins.
+    #[inline]
+    fn home(&self, tag: BlockKey) -> Option<&Row> {
+        self.rows.get(tag.0 as usize & self.rows.len().wrapping_sub(1))
     }
 
     /// The row of that tag, or the one that is free for it, and which of the two.
@@ -119,9 +148,8 @@ impl Table {
             if !exists {
                 return Found::Row(row, tag);
             }
-            let Some((key, lanes)) = row.keys.get(place.position % ROW).zip(row.lanes.get(place.position % ROW)) else {
-                return Found::Nowhere;
-            };
+            let Some(at) = (place.position % ROW).checked_sub(1) else { return Found::Cell(&row.first_lanes) };
+            let Some((key, lanes)) = row.keys.get(at).zip(row.lanes.get(at)) else { return Found::Nowhere };
             match key.load(Ordering::Acquire) {
                 NONE => return Found::Free(key, lanes),
                 own if own == place.key.0 => return Found::Cell(lanes),
@@ -148,13 +176,17 @@ impl Found<'_> {
                 false
             }
             Self::Row(row, tag) => {
-                let at = place.position % ROW;
-                if let Some((key, lanes)) = row.keys.get(at).zip(row.lanes.get(at)) {
-                    lanes.store(bits, Ordering::Relaxed);
-                    key.store(place.key.0, Ordering::Relaxed);
-                    row.first.store(place.first.0, Ordering::Relaxed);
-                    row.tag.store(tag, Ordering::Release);
+                match (place.position % ROW).checked_sub(1) {
+                    None => row.first_lanes.store(bits, Ordering::Relaxed),
+                    Some(at) => {
+                        if let Some((key, lanes)) = row.keys.get(at).zip(row.lanes.get(at)) {
+                            lanes.store(bits, Ordering::Relaxed);
+                            key.store(place.key.0, Ordering::Relaxed);
+                        }
+                    }
                 }
+                row.first.store(place.first.0, Ordering::Relaxed);
+                row.tag.store(tag, Ordering::Release);
                 true
             }
             Self::Cell(_) | Self::Nowhere => false,
@@ -220,7 +252,8 @@ impl Writing {
     /// Looks where blocks of rows that begin with these are, so that the memory is on its way for all of
     /// them when it is needed for the first.
     pub(super) fn fetch(&self, first: impl Iterator<Item = BlockKey>) {
-        let wanted = |key: BlockKey| self.shards.get(shard(key)).map_or(0, |shard| shard.table.fetch(key));
+        let table = |key: BlockKey| self.shards.get(shard(key)).map(|shard| &shard.table);
+        let wanted = |key: BlockKey| table(key).map_or(0, |table| table.fetch(key) ^ table.fetch_rest(key));
         std::hint::black_box(first.fold(0, |all, key| all ^ wanted(key)));
     }
 
@@ -279,30 +312,29 @@ impl Shard {
     /// A table of only the cells that somebody holds, at most three eighths full: a good part of its
     /// size can be stored before the next.
     fn replace(&mut self) {
-        let is_live = |row: &&Row| row.lanes.iter().any(|lanes| lanes.load(Ordering::Relaxed) != 0);
-        let live = self.table.rows.iter().filter(is_live).count();
+        let live = self.table.rows.iter().filter(|row| row.is_live()).count();
         let table = Table::new((live * 8 / 3 + 1).next_power_of_two().max(LEAST));
         self.used = 0;
         let load = |atomic: &AtomicU64| atomic.load(Ordering::Relaxed);
         // Whole rows at once, and then what has a row of its own: its place in the other may be free now.
-        for row in self.table.rows.iter().filter(|row| load(&row.tag) == load(&row.first)).filter(is_live) {
+        for row in self.table.rows.iter().filter(|row| row.is_whole() && row.is_live()) {
             let Some((free, false)) = table.row(load(&row.tag)) else { continue };
-            let cells = row.keys.iter().zip(&row.lanes).zip(free.keys.iter().zip(&free.lanes));
-            for ((key, lanes), (free_key, free_lanes)) in cells.filter(|((_, lanes), _)| load(lanes) != 0) {
-                free_key.store(load(key), Ordering::Relaxed);
-                free_lanes.store(load(lanes), Ordering::Relaxed);
+            free.first_lanes.store(load(&row.first_lanes), Ordering::Relaxed);
+            for ((_, key, lanes), (_, free_key, free_lanes)) in row.others().zip(free.others()) {
+                if load(lanes) != 0 {
+                    free_key.store(load(key), Ordering::Relaxed);
+                    free_lanes.store(load(lanes), Ordering::Relaxed);
+                }
             }
             free.first.store(load(&row.first), Ordering::Relaxed);
             free.tag.store(load(&row.tag), Ordering::Relaxed);
             self.used += 1;
         }
-        for row in self.table.rows.iter().filter(|row| load(&row.tag) != load(&row.first)) {
+        for row in self.table.rows.iter().filter(|row| !row.is_whole()) {
             let first = BlockKey(load(&row.first));
-            for (position, (key, lanes)) in row.keys.iter().zip(&row.lanes).enumerate() {
-                if load(lanes) != 0 {
-                    let place = Place { first, position, key: BlockKey(load(key)) };
-                    self.used += usize::from(table.add(place, load(lanes)));
-                }
+            for (position, key, lanes) in row.others().filter(|(_, _, lanes)| load(lanes) != 0) {
+                let place = Place { first, position, key: BlockKey(load(key)) };
+                self.used += usize::from(table.add(place, load(lanes)));
             }
         }
         self.table = table;
