@@ -8,7 +8,7 @@ use crate::fleet::{Fleet, MODEL, Role, SOON};
 use crate::stage::{POOL, Stage, alone, fixed, long_prompt, prompt_tokens, token_ids};
 
 const TOKENS: u32 = 16;
-const PREFILLS: &str = "kthena_router_prefill_requests_total";
+pub(crate) const PREFILLS: &str = "kthena_router_prefill_requests_total";
 
 #[tokio::test]
 async fn a_nixl_pair_moves_the_blocks_and_makes_the_tokens_of_a_single_engine() {
