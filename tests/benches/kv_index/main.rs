@@ -1,13 +1,14 @@
-//! The index of KV blocks under a trace in Mooncake's format, beside the crate `kv-index` (SMG's
-//! `ChainIndex`): `cargo bench -p tests --bench kv_index -- --trace FILE` (options: `-- --help`;
-//! without a file, a seeded trace of the same shape).
+//! The index of KV blocks under a trace in Mooncake's format, beside the crates `kv-index` (SMG's
+//! `ChainIndex`) and `dynamo-kv-router` (Dynamo's `ConcurrentRadixTreeCompressed` behind its
+//! `ThreadPoolIndexer`): `cargo bench-kv-index --trace FILE` (options: `--help`; without a file, a seeded
+//! trace of the same shape).
 //!
 //! Each request is looked up, and its worker then stores what it lacks and evicts what does not fit:
-//! the same requests, workers, blocks and evictions for both, and the depths that both find have to be
-//! equal. Updates are complete when the call that is timed returns: neither has a queue. Preparing a
-//! request is not timed, except for the hashing, which has a column of its own: `KvIndex` hashes the
-//! tokens of a store itself and `ChainIndex` is given hashes, so that a store is shown without hashing
-//! and with it, for both.
+//! the same requests, workers, blocks and evictions for all, and the depths that they find have to be
+//! equal. Updates are complete when the call that is timed returns: Dynamo's are made by a thread of its
+//! own, which is waited for. Preparing a request is not timed, except for the hashing, which has a column
+//! of its own: `KvIndex` hashes the tokens of a store itself and the others are given hashes, so that a
+//! store is shown without hashing and with it.
 //!
 //! What it is about is memory, and most of it is in no cache of the processor. On a shared machine with
 //! two virtual processors, pages of 4 KB and other work, a loop that does nothing else takes 210 ns for a row of
@@ -16,8 +17,6 @@
 //! that it takes there. Of a store, the line where a block's name belongs takes 12 ns, a seventh of a
 //! row 7 ns, and to write the 32 bytes that are kept of a block 15 to 20 ns while memory is still being
 //! given out: about 35 ns a block before anything is computed.
-//!
-//! `dynamo-kv-router` is not here: version 1.6.1 asks for one exact version of tokio.
 
 mod fleet;
 mod peers;
@@ -31,7 +30,7 @@ use clap::Parser;
 use scheduling::block_keys;
 
 use fleet::Fleet;
-use peers::{Chain, Ours, Peer, Prompt};
+use peers::{Chain, Dynamo, Ours, Peer, Prompt};
 
 /// The picker's own.
 #[global_allocator]
@@ -71,7 +70,7 @@ struct Measured {
     hashing: (Duration, usize),
     storing: (Duration, usize),
     removing: (Duration, usize),
-    bytes: usize,
+    bytes: Option<usize>,
     held: usize,
 }
 
@@ -93,6 +92,7 @@ fn main() -> Result<()> {
     let workers_of = choose_workers(&requests, &args);
     let ours = replay(&mut Ours::new(args.workers), &requests, &workers_of, &args);
     let chain = replay(&mut Chain::new(args.workers)?, &requests, &workers_of, &args);
+    let dynamo = replay(&mut Dynamo::new()?, &requests, &workers_of, &args);
     println!(
         "{:<24} {:>22} {:>9} {:>9} {:>13} {:>9} {:>11}",
         "", "lookup µs mean/p50/p99", "hash", "store", "hash + store", "remove", "bytes"
@@ -101,16 +101,15 @@ fn main() -> Result<()> {
         "{:<24} {:>22} {:>9} {:>9} {:>13} {:>9} {:>11}",
         "", "", "ns/block", "ns/block", "ns/block", "ns/block", "per block"
     );
-    let (hashing, storing) = (each(chain.hashing), each(chain.storing));
-    for (name, measured, store, both) in [
-        ("scheduling::KvIndex", &ours, each(ours.storing) - each(ours.hashing), each(ours.storing)),
-        ("kv-index ChainIndex", &chain, storing, hashing + storing),
-    ] {
-        println!("{name:<24} {}", row(measured, store, both));
+    let own = each(ours.storing) - each(ours.hashing);
+    println!("{:<24} {}", "scheduling::KvIndex", row(&ours, own, each(ours.storing)));
+    for (name, peer) in [("kv-index ChainIndex", &chain), ("dynamo-kv-router", &dynamo)] {
+        println!("{name:<24} {}", row(peer, each(peer.storing), each(peer.hashing) + each(peer.storing)));
     }
     println!("held at the end: {} blocks over all workers", ours.held);
-    ensure!(ours.answers == chain.answers, "the two found different depths");
-    println!("both found the same depth for every request and worker");
+    let same = [&chain, &dynamo].iter().all(|peer| peer.answers == ours.answers);
+    ensure!(same, "they found different depths");
+    println!("all found the same depth for every request and worker");
     Ok(())
 }
 
@@ -177,7 +176,8 @@ fn row(measured: &Measured, store: f64, both: f64) -> String {
     let at = |share: f64| lookups.get((lookups.len() as f64 * share) as usize).map_or(0.0, |lookup| micros(*lookup));
     let mean = micros(lookups.iter().sum::<Duration>()) / lookups.len() as f64;
     let lookup = format!("{mean:.2} / {:.2} / {:.2}", at(0.5), at(0.99));
-    let bytes = measured.bytes as f64 / measured.held.max(1) as f64;
+    let bytes = |bytes: usize| format!("{:.0}", bytes as f64 / measured.held.max(1) as f64);
+    let bytes = measured.bytes.map_or("-".into(), bytes);
     let (hash, remove) = (each(measured.hashing), each(measured.removing));
-    format!("{lookup:>22} {hash:>9.1} {store:>9.1} {both:>13.1} {remove:>9.1} {bytes:>11.0}")
+    format!("{lookup:>22} {hash:>9.1} {store:>9.1} {both:>13.1} {remove:>9.1} {bytes:>11}")
 }

@@ -4,6 +4,11 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use dynamo_kv_router::protocols::{
+    BlockHashOptions, ExternalSequenceBlockHash, KvCacheEvent, KvCacheEventData, KvCacheRemoveData, KvCacheStoreData,
+    KvCacheStoredBlockData, LocalBlockHash, RouterEvent, compute_block_hash_for_seq,
+};
+use dynamo_kv_router::{ConcurrentRadixTreeCompressed, ThreadPoolIndexer};
 use kv_index::{ChainBlockMap, ChainIndex, ContentHash, SequenceHash, StoredBlock, compute_request_content_hashes};
 use scheduling::{BlockKey, EngineHash, KvEvent, KvIndex, Medium, Slot};
 
@@ -17,6 +22,7 @@ pub(crate) struct Prompt {
     pub(crate) names: Vec<u64>,
     pub(crate) keys: Vec<BlockKey>,
     contents: Vec<ContentHash>,
+    locals: Vec<LocalBlockHash>,
 }
 
 impl Prompt {
@@ -24,12 +30,17 @@ impl Prompt {
         let names = block_keys(&tokens, BLOCK, Some("the engine's own"), None).iter().map(|key| key.0).collect();
         let keys = block_keys(&tokens, BLOCK, None, None);
         let contents = compute_request_content_hashes(&tokens, BLOCK as usize);
-        Self { tokens, names, keys, contents }
+        let locals = locals(&tokens);
+        Self { tokens, names, keys, contents, locals }
     }
 
     fn parent(&self, from: usize) -> Option<u64> {
         from.checked_sub(1).and_then(|before| self.names.get(before)).copied()
     }
+}
+
+fn locals(tokens: &[u32]) -> Vec<LocalBlockHash> {
+    compute_block_hash_for_seq(tokens, BLOCK, BlockHashOptions::default())
 }
 
 pub(crate) trait Peer {
@@ -45,8 +56,8 @@ pub(crate) trait Peer {
     fn timed_store(&mut self, worker: usize, prompt: &Prompt, from: usize) -> Duration;
     /// The worker has evicted these.
     fn remove(&mut self, worker: usize, names: &[u64]);
-    /// What it takes, by its own account.
-    fn bytes(&self) -> usize;
+    /// What it takes, by its own account; none where it keeps no such account.
+    fn bytes(&self) -> Option<usize>;
 }
 
 /// This project's.
@@ -101,8 +112,8 @@ impl Peer for Ours {
         assert_eq!(applied.removed, names.len(), "{applied:?}");
     }
 
-    fn bytes(&self) -> usize {
-        self.index.usage().bytes
+    fn bytes(&self) -> Option<usize> {
+        Some(self.index.usage().bytes)
     }
 }
 
@@ -164,10 +175,75 @@ impl Peer for Chain {
         }
     }
 
-    fn bytes(&self) -> usize {
+    fn bytes(&self) -> Option<usize> {
         let stats = self.index.stats();
         // A slot of a lane's map is a key and a place.
         let maps: usize = self.maps.iter().map(|map| map.capacity() * 16).sum();
-        stats.arena_bytes - stats.arena_free_bytes + stats.header_bytes + maps
+        Some(stats.arena_bytes - stats.arena_free_bytes + stats.header_bytes + maps)
+    }
+}
+
+/// Dynamo's, as its router has it: look-ups on the caller's thread, changes on one of its own.
+pub(crate) struct Dynamo {
+    index: ThreadPoolIndexer<ConcurrentRadixTreeCompressed>,
+    runtime: tokio::runtime::Runtime,
+    events: u64,
+}
+
+impl Dynamo {
+    pub(crate) fn new() -> Result<Self> {
+        let index = ThreadPoolIndexer::new(ConcurrentRadixTreeCompressed::new(), 1, BLOCK);
+        Ok(Self { index, runtime: tokio::runtime::Builder::new_current_thread().build()?, events: 0 })
+    }
+
+    /// Gives it the event and waits until its thread is through with it: how long both took.
+    fn tell(&mut self, worker: usize, data: KvCacheEventData) -> Duration {
+        self.events += 1;
+        let event = KvCacheEvent { event_id: self.events, data, dp_rank: 0 };
+        let event = RouterEvent::new(worker as u64, event);
+        let began = Instant::now();
+        let taken = self.runtime.block_on(self.index.apply_event_and_wait(event));
+        let took = began.elapsed();
+        assert!(taken.is_ok(), "{taken:?}");
+        took
+    }
+}
+
+impl Peer for Dynamo {
+    fn hash(&mut self, prompt: &mut Prompt) {
+        prompt.locals = black_box(locals(&prompt.tokens));
+    }
+
+    fn depths(&self, prompt: &Prompt) -> Vec<(u32, u32)> {
+        let found = self.index.backend().find_matches_impl(&prompt.locals, false);
+        let mut depths: Vec<_> = found.scores.iter().map(|(worker, depth)| (worker.worker_id as u32, *depth)).collect();
+        depths.sort_unstable();
+        depths
+    }
+
+    fn timed_store(&mut self, worker: usize, prompt: &Prompt, from: usize) -> Duration {
+        let blocks = prompt.names.iter().zip(&prompt.locals).skip(from);
+        let block = |(name, local): (&u64, &LocalBlockHash)| KvCacheStoredBlockData {
+            block_hash: ExternalSequenceBlockHash(*name),
+            tokens_hash: *local,
+            mm_extra_info: None,
+        };
+        let blocks: Vec<_> = blocks.map(block).collect();
+        if blocks.is_empty() {
+            return Duration::ZERO;
+        }
+        let parent_hash = prompt.parent(from).map(ExternalSequenceBlockHash);
+        self.tell(worker, KvCacheEventData::Stored(KvCacheStoreData { parent_hash, start_position: None, blocks }))
+    }
+
+    fn remove(&mut self, worker: usize, names: &[u64]) {
+        if !names.is_empty() {
+            let block_hashes = names.iter().copied().map(ExternalSequenceBlockHash).collect();
+            self.tell(worker, KvCacheEventData::Removed(KvCacheRemoveData { block_hashes }));
+        }
+    }
+
+    fn bytes(&self) -> Option<usize> {
+        None
     }
 }
