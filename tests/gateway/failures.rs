@@ -69,7 +69,9 @@ async fn an_engine_that_breaks_off_or_fails_leaves_nothing_in_flight() {
         let (_envoy, client) = envoy(plain::config(&world.pool(), body)).await;
         let ask = || client.chat("m", &[("user", "x")]).stream(true).send();
         world.llama[0].set_fault(Fault::ResetAfter(2));
-        assert!(ask().await.is_err(), "{body:?}: the answer breaks off");
+        // Where Envoy is late with the beginning, it sees the end first and answers 503.
+        let whole = ask().await.is_ok_and(|reply| reply.status == 200);
+        assert!(!whole, "{body:?}: the answer breaks off");
         world.assert_idle().await;
         world.llama[0].set_fault(Fault::Status(500));
         assert_eq!(ask().await.unwrap().status, 500, "{body:?}");
