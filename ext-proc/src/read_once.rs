@@ -29,6 +29,9 @@ const CAPACITY: usize = 1024;
 /// Bytes kept at once, bodies not among them.
 const BYTES: usize = 32 << 20;
 
+/// Hexadecimal digits of a token.
+const DIGITS: usize = 32;
+
 /// What the step before the route has read, until the pick takes it. The oldest gives way where there is no room.
 #[derive(Debug, Default)]
 pub struct ReadBodies {
@@ -57,13 +60,15 @@ impl ReadBodies {
         kept.bytes += bytes;
         kept.read.insert(token, read);
         kept.order.push_back((now, token));
-        Some(format!("{token:032x}"))
+        Some(format!("{token:0DIGITS$x}"))
     }
 
     /// What goes by `token`, once.
     #[must_use]
     pub fn take(&self, token: &str) -> Option<Detached> {
-        let token = u128::from_str_radix(token, 16).ok()?;
+        // A number may be written in several ways, with fewer zeros or with a sign; a token in one.
+        let is_token = token.len() == DIGITS && token.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let token = u128::from_str_radix(token, 16).ok().filter(|_| is_token)?;
         self.kept.lock().remove(token)
     }
 }
@@ -106,9 +111,13 @@ mod tests {
             bodies.keep(read(&body), now).unwrap()
         });
         assert_ne!(one, two);
-        for guess in ["", "0", "-1", "one", &one[1..], &format!("{one}0")] {
+        for guess in ["", "0", "-1", "one", &one[1..], &format!("+{}", &one[1..]), &format!("{one}0")] {
             assert!(bodies.take(guess).is_none(), "{guess}");
         }
+        let small = u128::from_str_radix("1234", 16).unwrap();
+        bodies.kept.lock().read.insert(small, read(r#"{"model":"small"}"#));
+        assert!(bodies.take("1234").is_none() && bodies.take("+1234").is_none());
+        assert!(bodies.kept.lock().read.remove(&small).is_some());
         assert!(bodies.take(&two).unwrap().fits(br#"{"model":"two","prompt":"x"}"#));
         assert!(bodies.take(&two).is_none());
         assert!(bodies.take(&one).unwrap().fits(br#"{"model":"one","prompt":"x"}"#));
