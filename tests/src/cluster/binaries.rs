@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::go::Go;
+use super::go::{Flags, Go};
 use crate::{cache, progress};
 
 /// How long another process may take with the same build.
@@ -186,7 +186,13 @@ impl Binary {
                 "promtool" => "remove_all_sd",
                 _ => "",
             };
-            go.build(&tools, recipe.package, tags, &linker, &binary).await?;
+            // Nobody debugs them. Optimising is left out where it takes longer than what it saves in all the tests: not for
+            // what the benches measure against.
+            let compiler = match recipe.folder {
+                "kube" | "etcd" | "kwok" => "-dwarf=false",
+                _ => "-dwarf=false -N -l",
+            };
+            go.build(&tools, recipe.package, Flags { tags, compiler, linker: &linker }, &binary).await?;
         }
         Ok(binary)
     }

@@ -17,6 +17,17 @@ const FETCH_DEADLINE: Duration = Duration::from_secs(900);
 /// How long a build may take; the largest takes six minutes on two idle cores.
 const BUILD_DEADLINE: Duration = Duration::from_secs(2700);
 
+/// What a build of a Go program is given.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flags<'a> {
+    /// Build tags, separated by commas.
+    pub(super) tags: &'a str,
+    /// For the compiler, of every package.
+    pub(super) compiler: &'a str,
+    /// For the linker.
+    pub(super) linker: &'a str,
+}
+
 /// A Go toolchain. Its own caches are in ours, so that it works without a home.
 #[derive(Debug)]
 pub(super) struct Go {
@@ -53,26 +64,21 @@ impl Go {
         Ok(Self { program, caches: caches.to_owned() })
     }
 
-    /// Builds `package` of the tools module in `module`, with these build tags, into the file `binary`, which appears
-    /// whole or not at all.
+    /// Builds `package` of the tools module in `module` into the file `binary`, which appears whole or not at all.
     ///
     /// # Errors
     /// With what Go said.
-    pub(super) async fn build(
-        &self,
-        module: &Path,
-        package: &str,
-        tags: &str,
-        linker: &str,
-        binary: &Path,
-    ) -> Result<()> {
+    pub(super) async fn build(&self, module: &Path, package: &str, flags: Flags<'_>, binary: &Path) -> Result<()> {
         let name = binary.file_name().unwrap_or_default().to_string_lossy().into_owned();
         // Loading the packages fetches what they need: a network that hangs is noticed before the long part.
-        let list = ["list", "-deps", "-tags", tags, "-f", "{{if .Error}}{{end}}", package];
+        let list = ["list", "-deps", "-tags", flags.tags, "-f", "{{if .Error}}{{end}}", package];
         self.run(module, &list, &name, FETCH_DEADLINE).await?;
         let fresh = binary.with_added_extension("fresh");
         let start = Instant::now();
-        let arguments = ["build", "-trimpath", "-tags", tags, "-ldflags", linker, "-o"].map(OsStr::new);
+        let compiler = format!("all={}", flags.compiler);
+        let arguments =
+            ["build", "-trimpath", "-tags", flags.tags, "-gcflags", &compiler, "-ldflags", flags.linker, "-o"]
+                .map(OsStr::new);
         let arguments = [&arguments[..], &[fresh.as_os_str(), OsStr::new(package)]].concat();
         self.run(module, &arguments, &name, BUILD_DEADLINE).await?;
         std::fs::rename(&fresh, binary)?;
@@ -109,6 +115,9 @@ impl Go {
             .env("GOWORK", "off")
             .env("GOTOOLCHAIN", "local")
             .env("CGO_ENABLED", "0")
+            // Compilers live for seconds: what they would collect is freed when they end.
+            .env("GOGC", "off")
+            .env("GOMEMLIMIT", "2GiB")
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output();
@@ -142,6 +151,8 @@ mod tests {
     use super::*;
     use crate::scratch::Scratch;
 
+    const FLAGS: Flags<'_> = Flags { tags: "", compiler: "", linker: "" };
+
     /// A Go that runs these lines of shell instead.
     fn stub(scratch: &Scratch, script: &str) -> Go {
         let program = scratch.file("go");
@@ -161,7 +172,7 @@ mod tests {
     async fn a_network_that_refuses_is_told_in_gos_words_with_what_to_set() {
         let scratch = Scratch::new("go").unwrap();
         let go = stub(&scratch, "echo 'dial tcp: connection refused' >&2; exit 1");
-        let error = go.build(scratch.path(), "p", "", "", &scratch.file("etcd")).await.unwrap_err().to_string();
+        let error = go.build(scratch.path(), "p", FLAGS, &scratch.file("etcd")).await.unwrap_err().to_string();
         for part in ["Go failed on etcd", "GOPROXY", "connection refused"] {
             assert!(error.contains(part), "no {part} in: {error}");
         }
@@ -182,9 +193,9 @@ mod tests {
         let half = "while [ $# -gt 0 ]; do [ \"$1\" = -o ] && echo half > \"$2\"; shift; done";
         let binary = scratch.file("etcd");
         let failing = format!("[ \"$1\" = build ] || exit 0\n{half}; exit 1");
-        assert!(stub(&scratch, &failing).build(scratch.path(), "p", "", "", &binary).await.is_err());
+        assert!(stub(&scratch, &failing).build(scratch.path(), "p", FLAGS, &binary).await.is_err());
         assert!(!binary.exists());
-        stub(&scratch, half).build(scratch.path(), "p", "", "", &binary).await.unwrap();
+        stub(&scratch, half).build(scratch.path(), "p", FLAGS, &binary).await.unwrap();
         assert!(binary.exists());
     }
 }
