@@ -126,7 +126,7 @@ fn considered(report: &Report, ranked: &[usize]) -> DecisionRecord {
 
 fn candidate(row: Row<'_>, rank: Option<u32>) -> Candidate {
     let Row { endpoint, candidate, .. } = row;
-    let gauges = endpoint.gauges.as_deref();
+    let gauges = endpoint.gauges.as_ref();
     Candidate {
         address: endpoint.address.to_string(),
         name: endpoint.name.to_string(),

@@ -19,8 +19,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::candidate::Candidate;
-use crate::endpoint::Slot;
-use crate::rates::Speed;
+use crate::endpoint::Endpoint;
 
 /// How affinity is weighed against load: the arguments that both scorers have.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
@@ -54,34 +53,37 @@ impl fmt::Display for Trade {
 
 /// The candidates' queues, compared.
 #[derive(Debug)]
-pub(crate) struct Weighing {
+pub(crate) struct Weighing<'a> {
     patience: Patience,
     /// Those of whom no other has both a shorter queue and a better rate: the rest is nobody's choice.
-    others: Vec<Other>,
+    others: Vec<Other<'a>>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Other {
-    slot: Slot,
+struct Other<'a> {
+    endpoint: &'a Endpoint,
     queue_ms: f32,
-    speed: Speed,
+    token_ms: f32,
 }
 
-impl Other {
+impl Other<'_> {
     /// When it would be through with so many tokens.
     fn through_ms(&self, tokens: f32) -> f32 {
-        self.queue_ms + self.speed.prefill_ms(tokens)
+        self.queue_ms + self.token_ms * tokens
     }
 }
 
-impl Weighing {
-    pub(crate) fn of<'c, 'e: 'c>(candidates: impl IntoIterator<Item = &'c Candidate<'e>>, patience: Patience) -> Self {
-        let mut others: Vec<Other> = Vec::new();
+impl<'a> Weighing<'a> {
+    pub(crate) fn of<'c>(candidates: impl IntoIterator<Item = &'c Candidate<'a>>, patience: Patience) -> Self
+    where
+        'a: 'c,
+    {
+        let mut others: Vec<Other<'a>> = Vec::new();
         for candidate in candidates {
-            let Candidate { endpoint, speed, .. } = *candidate;
-            let new = Other { slot: endpoint.slot, queue_ms: queue_ms(candidate, patience), speed };
+            let Candidate { endpoint, token_ms, .. } = *candidate;
+            let new = Other { endpoint, queue_ms: queue_ms(candidate, patience), token_ms };
             let beats =
-                |one: &Other, other: &Other| one.queue_ms <= other.queue_ms && one.speed.prefill >= other.speed.prefill;
+                |one: &Other<'_>, other: &Other<'_>| one.queue_ms <= other.queue_ms && one.token_ms <= other.token_ms;
             if !others.iter().any(|other| beats(other, &new)) {
                 others.retain(|other| !beats(&new, other));
                 others.push(new);
@@ -93,25 +95,25 @@ impl Weighing {
     /// What is won and lost by going where `tokens` of the prompt are held. Nothing, where every other
     /// candidate has both a longer queue and a worse rate.
     pub(crate) fn trade(&self, warm: &Candidate<'_>, tokens: f32) -> Trade {
-        let others = self.others.iter().filter(|other| other.slot != warm.endpoint.slot);
+        let others = self.others.iter().filter(|other| !std::ptr::eq(other.endpoint, warm.endpoint));
         let first = others.min_by(|one, other| one.through_ms(tokens).total_cmp(&other.through_ms(tokens)));
         first.map_or(Trade::default(), |other| Trade {
             waits_ms: queue_ms(warm, self.patience) - other.queue_ms,
-            saves_ms: other.speed.prefill_ms(tokens),
+            saves_ms: other.token_ms * tokens,
         })
     }
 
     /// How much of the affinity holds, 0..=1.
     pub(crate) fn gate(&self, warm: &Candidate<'_>, tokens: f32) -> f32 {
         let Trade { waits_ms, saves_ms } = self.trade(warm, tokens);
-        (1.0 - (waits_ms - saves_ms) / warm.speed.prefill_ms(self.patience.tokens as f32)).clamp(0.0, 1.0)
+        (1.0 - (waits_ms - saves_ms) / (warm.token_ms * self.patience.tokens as f32)).clamp(0.0, 1.0)
     }
 }
 
 fn queue_ms(candidate: &Candidate<'_>, patience: Patience) -> f32 {
-    let speed = candidate.speed;
-    let each = patience.per_request.map_or(speed.step * 1000.0, |tokens| speed.prefill_ms(tokens as f32));
-    speed.prefill_ms(candidate.uncached_tokens as f32) + each * candidate.busy
+    let Candidate { token_ms, step_ms, uncached_tokens, busy, .. } = *candidate;
+    let each = patience.per_request.map_or(step_ms, |tokens| token_ms * tokens as f32);
+    token_ms * uncached_tokens as f32 + each * busy
 }
 
 #[cfg(test)]
@@ -120,7 +122,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::endpoint::{Endpoint, EngineKind, Slot};
+    use crate::endpoint::{EngineKind, Slot};
     use crate::fixtures::address;
     use crate::{Load, Moment};
 

@@ -14,12 +14,14 @@
 //! comes what is usual among the others, from the beginning for one that was never scraped: not to know
 //! of any work is not to be idle, and must not draw requests to an endpoint that does not even answer.
 
+use std::hint::black_box;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::endpoint::{Endpoint, Gauges};
 use crate::kv::Held;
 use crate::moment::Moment;
-use crate::rates::Speed;
+use crate::prefix::Matched;
 
 /// Up to this age a scrape is taken at its word.
 const FRESH: Duration = Duration::from_secs(2);
@@ -33,8 +35,12 @@ const WAITING_WEIGHT: f32 = 4.0;
 #[derive(Clone, Debug)]
 pub(crate) struct Candidate<'a> {
     pub(crate) endpoint: &'a Endpoint,
-    /// The gauges, unless there are none or they are stale.
-    pub(crate) gauges: Option<&'a Gauges>,
+    /// Its pod is ready and not being deleted.
+    pub(crate) ready: bool,
+    /// Requests in the engine's queue by the gauges; 0 where there are none, or stale ones.
+    pub(crate) waiting: u32,
+    /// The gauges' used share of the KV cache, 0..=1.
+    pub(crate) kv_usage: Option<f32>,
     /// The gauges' time to first token in seconds.
     pub(crate) first_token: Option<f32>,
     /// The gauges' time per output token in seconds.
@@ -55,8 +61,10 @@ pub(crate) struct Candidate<'a> {
     pub(crate) matched_blocks: u32,
     /// Leading tokens that it holds by its own account; `None` where there is no exact measure.
     pub(crate) held: Option<Held>,
-    /// How fast it works.
-    pub(crate) speed: Speed,
+    /// Milliseconds in which it computes a prompt token.
+    pub(crate) token_ms: f32,
+    /// Milliseconds of a step of decoding.
+    pub(crate) step_ms: f32,
 }
 
 impl<'a> Candidate<'a> {
@@ -64,8 +72,9 @@ impl<'a> Candidate<'a> {
     #[inline]
     pub(crate) fn new(endpoint: &'a Endpoint, now: Moment, matched_blocks: u32) -> Self {
         let in_flight = endpoint.load.requests();
+        let speed = endpoint.load.rates().speed();
         let age = |gauges: &Gauges| now.since(gauges.read_at);
-        let gauges = endpoint.gauges.as_deref().filter(|gauges| age(gauges) < STALE);
+        let gauges = endpoint.gauges.as_ref().filter(|gauges| age(gauges) < STALE);
         let mut busy = in_flight as f32;
         let (mut stated, mut fresh) = (0.0, 0.0);
         if let Some(gauges) = gauges {
@@ -77,7 +86,9 @@ impl<'a> Candidate<'a> {
         }
         Self {
             endpoint,
-            gauges,
+            ready: endpoint.ready,
+            waiting: gauges.map_or(0, |gauges| gauges.waiting),
+            kv_usage: gauges.and_then(|gauges| gauges.kv_usage).map(|used| used as f32),
             first_token: gauges.and_then(|gauges| seconds(gauges.time_to_first_token)),
             next_token: gauges.and_then(|gauges| seconds(gauges.time_per_output_token)),
             in_flight,
@@ -88,8 +99,27 @@ impl<'a> Candidate<'a> {
             uncached_tokens: endpoint.load.uncached_tokens(),
             matched_blocks,
             held: None,
-            speed: endpoint.load.rates().speed(),
+            token_ms: speed.token_ms(),
+            step_ms: speed.step_ms(),
         }
+    }
+}
+
+/// Endpoints that are fetched into the processor's cache together: few enough to stay in its first level.
+const FETCHED: usize = 64;
+
+impl<'a> Candidate<'a> {
+    /// One for each of the endpoints, in their order.
+    pub(crate) fn all(endpoints: &'a [Arc<Endpoint>], now: Moment, matched: &Matched) -> Vec<Self> {
+        let mut candidates = Vec::with_capacity(endpoints.len());
+        for endpoints in endpoints.chunks(FETCHED) {
+            // Of a thousand endpoints none is in the first cache. A loop that does nothing else waits for many
+            // at once, where a candidate is long enough to wait for each alone.
+            black_box(endpoints.iter().fold(0, |any, endpoint| any | endpoint.load.requests()));
+            let new = |endpoint: &'a Arc<Endpoint>| Self::new(endpoint, now, matched.of(endpoint.slot));
+            candidates.extend(endpoints.iter().map(new));
+        }
+        candidates
     }
 }
 
@@ -118,7 +148,9 @@ fn median(mut values: Vec<f32>) -> Option<f32> {
 
 /// Zero is no measure: engines report it before their first request.
 fn seconds(time: Option<Duration>) -> Option<f32> {
-    time.map(|time| time.as_secs_f32()).filter(|seconds| *seconds > 0.0)
+    // Not `as_secs_f32`, which divides: this is asked twice of every endpoint for every request.
+    let seconds = |time: Duration| time.as_secs() as f32 + time.subsec_nanos() as f32 * 1e-9;
+    time.map(seconds).filter(|seconds| *seconds > 0.0)
 }
 
 fn freshness(age: Duration) -> f32 {
@@ -176,8 +208,6 @@ fn tokens(bytes: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::endpoint::{EngineKind, Slot};
     use crate::load::Load;
@@ -190,7 +220,7 @@ mod tests {
             labels: Arc::default(),
             ready: true,
             engine: EngineKind::Vllm,
-            gauges: Some(Arc::new(gauges)),
+            gauges: Some(gauges),
             load: Arc::new(Load::default()),
         }
     }
@@ -249,11 +279,11 @@ mod tests {
 
     #[test]
     fn what_a_scrape_said_fades_and_is_forgotten() {
-        let endpoint = endpoint(Gauges { running: 8, ..Gauges::default() });
+        let endpoint = endpoint(Gauges { running: 8, kv_usage: Some(0.5), ..Gauges::default() });
         assert_eq!(busy(&endpoint, 2), 8.0);
         assert_eq!(busy(&endpoint, 6), 4.0);
         assert_eq!(busy(&endpoint, 10), 0.0);
-        let late = Moment::after(STALE);
-        assert!(Candidate::new(&endpoint, late, 0).gauges.is_none());
+        let kv_usage = |now| Candidate::new(&endpoint, now, 0).kv_usage;
+        assert_eq!((kv_usage(Moment::START), kv_usage(Moment::after(STALE))), (Some(0.5), None));
     }
 }

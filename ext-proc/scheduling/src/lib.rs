@@ -43,7 +43,7 @@ pub use endpoint::{Endpoint, EngineKind, Gauges, Slot};
 pub use kv::{Applied, BlockKey, EngineHash, KvEvent, KvIndex, KvMatch, KvUsage, Medium, PromptKeys, block_keys};
 pub use load::{InFlight, Load};
 pub use moment::Moment;
-pub use prefix::{BlockHash, PrefixIndex};
+pub use prefix::{BlockHash, Matched, PrefixIndex};
 pub use profile::{Profile, ProfileError};
 pub use rates::{Rates, Speed};
 pub use refusal::{Refusal, RefusalKind};

@@ -12,7 +12,10 @@ use crate::outlier::Outlier;
 use crate::rates::Rates;
 
 /// What one endpoint has in flight from this picker, and whether it fails what it is sent.
+///
+/// In a cache line of its own: every decision reads it of a thousand endpoints, while others write.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 pub struct Load {
     requests: AtomicU32,
     uncached_tokens: AtomicU64,
@@ -100,8 +103,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_decision_reads_of_an_endpoint_fits_into_a_cache_line_with_its_counts_of_owners() {
-        assert!(size_of::<Load>() + 2 * size_of::<usize>() <= 64, "{}", size_of::<Load>());
+    fn what_a_decision_reads_of_a_load_is_one_cache_line() {
+        assert_eq!(size_of::<Load>(), 64);
     }
 
     #[test]

@@ -34,6 +34,33 @@ pub struct PrefixIndex {
     recency: RwLock<Vec<Arc<Mutex<Recency>>>>,
 }
 
+/// How many leading blocks of one prompt each endpoint probably holds.
+#[derive(Clone, Debug, Default)]
+pub struct Matched {
+    by_slot: Vec<u32>,
+}
+
+impl Matched {
+    /// How many the endpoint with this slot holds.
+    #[must_use]
+    pub fn of(&self, slot: Slot) -> u32 {
+        self.by_slot.get(slot.0 as usize).copied().unwrap_or(0)
+    }
+
+    /// These, by ascending slot, hold so many.
+    fn deepen(&mut self, holders: &[(u32, u32)], depth: u32) {
+        let slots = holders.last().map_or(0, |(slot, _)| *slot as usize + 1);
+        if self.by_slot.len() < slots {
+            self.by_slot.resize(slots, 0);
+        }
+        for (slot, _) in holders {
+            if let Some(known) = self.by_slot.get_mut(*slot as usize) {
+                *known = depth;
+            }
+        }
+    }
+}
+
 type Shard = HashMap<u64, Holders, FixedState>;
 
 /// Who holds a block: slot and the block's node in that slot's [`Recency`]. Most blocks have one
@@ -135,40 +162,16 @@ impl PrefixIndex {
         *recency = Recency::default();
     }
 
-    /// How many leading `blocks` each of `slots` probably holds, in their order.
+    /// How many leading `blocks` each endpoint probably holds: from one change in the number of holders
+    /// to the next.
     #[must_use]
-    pub fn matched(&self, blocks: &[BlockHash], slots: &[Slot]) -> Vec<u32> {
-        let mut depths = vec![0; slots.len()];
-        if self.holders(blocks, 0) == 0 {
-            return depths;
-        }
-        let by_slot = self.depths(blocks, slots.iter().map(|slot| slot.0 as usize + 1).max().unwrap_or(0));
-        for (depth, slot) in depths.iter_mut().zip(slots) {
-            *depth = by_slot.get(slot.0 as usize).copied().unwrap_or(0);
-        }
-        depths
-    }
-
-    /// Blocks remembered over all endpoints, one counted for each endpoint that holds it.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.recency.read().iter().map(|recency| recency.lock().len()).sum()
-    }
-
-    /// Whether nothing is remembered.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The depth of each slot below `slots`: from one change in the number of holders to the next.
-    fn depths(&self, blocks: &[BlockHash], slots: usize) -> Vec<u32> {
-        let mut depths = vec![0; slots];
+    pub fn matched(&self, blocks: &[BlockHash]) -> Matched {
+        let mut matched = Matched::default();
         let mut from = 0;
         loop {
             let holders = self.holders(blocks, from);
             if holders == 0 {
-                return depths;
+                return matched;
             }
             // Invariant: `last` has these holders, `end` has fewer.
             let (mut last, mut end, mut step) = (from, blocks.len(), 1);
@@ -188,18 +191,25 @@ impl PrefixIndex {
                     last = middle;
                 }
             }
-            let depth = u32::try_from(end).unwrap_or(u32::MAX);
             if let Some((shard, block)) = blocks.get(last).and_then(|block| Some((self.shard(*block)?, block)))
                 && let Some(holders) = shard.read().get(&block.0)
             {
-                for (slot, _) in holders.as_slice() {
-                    if let Some(known) = depths.get_mut(*slot as usize) {
-                        *known = depth;
-                    }
-                }
+                matched.deepen(holders.as_slice(), u32::try_from(end).unwrap_or(u32::MAX));
             }
             from = end;
         }
+    }
+
+    /// Blocks remembered over all endpoints, one counted for each endpoint that holds it.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.recency.read().iter().map(|recency| recency.lock().len()).sum()
+    }
+
+    /// Whether nothing is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// How many hold the block; none beyond the last.

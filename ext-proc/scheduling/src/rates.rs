@@ -41,10 +41,16 @@ impl Default for Speed {
 }
 
 impl Speed {
-    /// Milliseconds to compute so many prompt tokens.
+    /// Milliseconds to compute a prompt token.
     #[must_use]
-    pub fn prefill_ms(&self, tokens: f32) -> f32 {
-        tokens * 1000.0 / self.prefill
+    pub fn token_ms(&self) -> f32 {
+        1000.0 / self.prefill
+    }
+
+    /// Milliseconds of a step.
+    #[must_use]
+    pub fn step_ms(&self) -> f32 {
+        1000.0 * self.step
     }
 }
 

@@ -151,11 +151,10 @@ impl<'a> Asked<'a> {
     /// Every one of the endpoints, with what is known of it. What is live or behind a pointer is read
     /// here, once: filters, scorers and the report speak of the same numbers.
     fn consider<'e>(&self, endpoints: &'e [Arc<Endpoint>]) -> Vec<Candidate<'e>> {
-        let slots: Vec<Slot> = endpoints.iter().map(|endpoint| endpoint.slot).collect();
-        let matched = self.snapshot.prefixes.matched(self.blocks, &slots);
-        let candidate = |(endpoint, matched): (&'e Arc<Endpoint>, u32)| Candidate::new(endpoint, self.now, matched);
-        let mut candidates: Vec<Candidate<'e>> = endpoints.iter().zip(matched).map(candidate).collect();
+        let matched = self.snapshot.prefixes.matched(self.blocks);
+        let mut candidates = Candidate::all(endpoints, self.now, &matched);
         if let Some(kv) = self.kv {
+            let slots: Vec<Slot> = endpoints.iter().map(|endpoint| endpoint.slot).collect();
             let held = kv.held(&self.snapshot.kv, &slots);
             candidates.iter_mut().zip(held).for_each(|(candidate, held)| candidate.held = Some(held));
         }
@@ -306,16 +305,15 @@ fn trade(
     demand: Demand,
     patience: Patience,
 ) -> Option<(usize, Trade)> {
-    let holds = |candidate: &Candidate<'_>| match candidate.held {
-        Some(held) => held.weighted,
-        None => demand.cached_tokens(candidate.matched_blocks) as f32,
-    };
+    // Tokens or blocks: all candidates are measured alike.
+    let holds =
+        |candidate: &Candidate<'_>| candidate.held.map_or(candidate.matched_blocks as f32, |held| held.weighted);
     let left = || kept.iter().filter_map(|index| Some((*index, candidates.get(*index)?)));
-    let (index, warmest) = left().max_by(|(_, one), (_, other)| holds(one).total_cmp(&holds(other)))?;
-    let saved = holds(warmest);
-    if saved <= candidates.get(chosen).map_or(0.0, holds) {
-        return None;
-    }
+    let chosen = candidates.get(chosen).map_or(0.0, holds);
+    let warmer = left().filter(|(_, candidate)| holds(candidate) > chosen);
+    let (index, warmest) = warmer.max_by(|(_, one), (_, other)| holds(one).total_cmp(&holds(other)))?;
+    let blocks = || demand.cached_tokens(warmest.matched_blocks) as f32;
+    let saved = warmest.held.map_or_else(blocks, |held| held.weighted);
     Some((index, Weighing::of(left().map(|(_, candidate)| candidate), patience).trade(warmest, saved)))
 }
 

@@ -237,7 +237,7 @@ impl State {
         if let Some((tokens, took)) = gauges.prefilled {
             known.endpoint.load.rates().observe_prefill(tokens, took);
         }
-        known.endpoint = Arc::new(Endpoint { gauges: Some(Arc::new(gauges)), ..Endpoint::clone(&known.endpoint) });
+        known.endpoint = Arc::new(Endpoint { gauges: Some(gauges), ..Endpoint::clone(&known.endpoint) });
         let mut snapshot = Snapshot::clone(&self.snapshot);
         for name in &known.pools {
             let Some(pool) = snapshot.pools.get_mut(name) else { continue };

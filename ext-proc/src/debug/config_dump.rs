@@ -105,7 +105,7 @@ fn engine_state(snapshot: &Snapshot, pod: &str) -> Map<String, Value> {
     let found = pools.flat_map(|pool| pool.all_endpoints()).find(|endpoint| *endpoint.name == *pod);
     let mut state = Map::new();
     let Some(endpoint) = found else { return state };
-    let gauges = endpoint.gauges.as_deref();
+    let gauges = endpoint.gauges.as_ref();
     let seconds = |duration: Option<std::time::Duration>| duration.map(|duration| duration.as_secs_f64());
     let metrics = gauges.map(|gauges| {
         json!({

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::candidate::Candidate;
 use crate::endpoint::Endpoint;
 use crate::filters::{Filter, Question};
 use crate::refusal::RefusalKind;
@@ -29,10 +30,8 @@ impl Default for LeastRequest {
 
 impl Filter for LeastRequest {
     fn filter(&self, question: &Question<'_>, kept: &mut Vec<usize>) {
-        kept.retain(|index| {
-            let gauges = question.candidates.get(*index).and_then(|candidate| candidate.gauges);
-            gauges.is_none_or(|gauges| gauges.waiting < self.max_waiting_requests)
-        });
+        let has_room = |candidate: &Candidate<'_>| candidate.waiting < self.max_waiting_requests;
+        kept.retain(|index| question.candidates.get(*index).is_some_and(has_room));
     }
 
     fn reason(&self, _: &Question<'_>, endpoint: &Endpoint) -> String {

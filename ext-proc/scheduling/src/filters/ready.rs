@@ -9,7 +9,7 @@ pub(crate) struct Ready;
 
 impl Filter for Ready {
     fn filter(&self, question: &Question<'_>, kept: &mut Vec<usize>) {
-        kept.retain(|index| question.endpoint(*index).is_some_and(|endpoint| endpoint.ready));
+        kept.retain(|index| question.candidates.get(*index).is_some_and(|candidate| candidate.ready));
     }
 
     fn reason(&self, _: &Question<'_>, _: &Endpoint) -> String {

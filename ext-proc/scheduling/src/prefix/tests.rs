@@ -36,7 +36,6 @@ proptest! {
         let index = PrefixIndex::default();
         // For each slot the blocks, most recent first.
         let mut model: Vec<Vec<BlockHash>> = vec![Vec::new(); 4];
-        let slots: Vec<Slot> = (0..4).map(Slot).collect();
         for (slot, family, depth, forget) in steps {
             // Families share their first ten blocks.
             let mut prompt = blocks(0..depth.min(10));
@@ -57,7 +56,9 @@ proptest! {
                 .iter()
                 .map(|known| prompt.iter().take_while(|block| known.contains(block)).count() as u32)
                 .collect();
-            prop_assert_eq!(index.matched(&prompt, &slots), expected);
+            let matched = index.matched(&prompt);
+            let found: Vec<u32> = (0..4).map(|slot| matched.of(Slot(slot))).collect();
+            prop_assert_eq!(found, expected);
             prop_assert_eq!(index.len(), model.iter().map(Vec::len).sum::<usize>());
         }
     }
@@ -79,8 +80,8 @@ fn eviction_takes_the_tail_of_the_least_recent_prompt_first() {
     let (old, new) = (blocks(0..6), blocks(100..104));
     index.learn(Slot(0), &old, 8);
     index.learn(Slot(0), &new, 8);
-    assert_eq!(index.matched(&old, &[Slot(0)]), [4]);
-    assert_eq!(index.matched(&new, &[Slot(0)]), [4]);
+    assert_eq!(index.matched(&old).of(Slot(0)), 4);
+    assert_eq!(index.matched(&new).of(Slot(0)), 4);
     assert_eq!(index.len(), 8);
 }
 
@@ -88,7 +89,7 @@ fn eviction_takes_the_tail_of_the_least_recent_prompt_first() {
 fn a_prompt_longer_than_the_capacity_keeps_its_beginning() {
     let index = PrefixIndex::default();
     index.learn(Slot(0), &blocks(0..20), 5);
-    assert_eq!(index.matched(&blocks(0..20), &[Slot(0)]), [5]);
+    assert_eq!(index.matched(&blocks(0..20)).of(Slot(0)), 5);
 }
 
 #[test]
@@ -99,7 +100,7 @@ fn forgetting_one_endpoint_leaves_the_others_and_no_trace() {
         index.learn(Slot(slot), &shared, 100);
     }
     index.forget(Slot(1));
-    assert_eq!(index.matched(&shared, &[Slot(2), Slot(1), Slot(0)]), [50, 0, 50]);
+    assert_eq!([2, 1, 0].map(|slot| index.matched(&shared).of(Slot(slot))), [50, 0, 50]);
     index.forget(Slot(0));
     index.forget(Slot(2));
     assert!(index.is_empty());
@@ -116,7 +117,7 @@ fn readers_and_writers_at_once_leave_a_consistent_index() {
                 for round in 0..200_u64 {
                     let prompt = blocks(round % 7 * 10..round % 7 * 10 + 40);
                     index.learn(Slot(slot), &prompt, 60);
-                    assert_eq!(index.matched(&prompt, &[Slot(slot), Slot(9)])[1], 0);
+                    assert_eq!(index.matched(&prompt).of(Slot(9)), 0);
                     if round % 50 == 49 {
                         index.forget(Slot(slot));
                     }

@@ -15,7 +15,7 @@ pub(crate) struct GpuUsage {}
 impl Scorer for GpuUsage {
     fn score(&self, _: Demand, candidates: &[Candidate<'_>], _: &mut dyn RngCore, scores: &mut [Option<f32>]) {
         for (score, candidate) in scores.iter_mut().zip(candidates) {
-            *score = candidate.gauges.and_then(|gauges| gauges.kv_usage).map(|used| 1.0 - used as f32);
+            *score = candidate.kv_usage.map(|used| 1.0 - used);
         }
     }
 }

@@ -37,7 +37,7 @@ fn endpoint(slot: usize, gauges: Option<Gauges>, in_flight: usize, uncached: u32
         labels: Arc::new(BTreeMap::new()),
         ready: true,
         engine: EngineKind::Vllm,
-        gauges: gauges.map(Arc::new),
+        gauges,
         load,
     };
     Warm { endpoint, matched, _in_flight }
