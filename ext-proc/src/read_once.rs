@@ -114,7 +114,7 @@ mod tests {
         for guess in ["", "0", "-1", "one", &one[1..], &format!("+{}", &one[1..]), &format!("{one}0")] {
             assert!(bodies.take(guess).is_none(), "{guess}");
         }
-        let small = u128::from_str_radix("1234", 16).unwrap();
+        let small = 0x1234;
         bodies.kept.lock().read.insert(small, read(r#"{"model":"small"}"#));
         assert!(bodies.take("1234").is_none() && bodies.take("+1234").is_none());
         assert!(bodies.kept.lock().read.remove(&small).is_some());

@@ -49,9 +49,23 @@ struct Recipe {
     /// The module whose version is the program's.
     module: &'static str,
     package: &'static str,
+    made: Made,
     /// How long it takes, for a person who waits.
     takes: &'static str,
 }
+
+/// How Go is told to make it. Nobody debugs these programs: none has debug information.
+#[derive(Clone, Copy)]
+struct Made {
+    tags: &'static str,
+    /// The variable that holds the version that the program tells.
+    stamp: Option<&'static str>,
+    /// What the benches measure against is; of others, optimising takes longer than it saves in all the tests.
+    optimised: bool,
+}
+
+const QUICKLY: Made = Made { tags: "", stamp: None, optimised: false };
+const OPTIMISED: Made = Made { optimised: true, ..QUICKLY };
 
 impl Binary {
     fn recipe(self) -> Recipe {
@@ -61,6 +75,8 @@ impl Binary {
             go_mod: include_str!("tools/kube/go.mod"),
             module: "k8s.io/kubernetes",
             package,
+            // What kube-apiserver says of itself under /version.
+            made: Made { stamp: Some("k8s.io/component-base/version.gitVersion"), ..OPTIMISED },
             takes,
         };
         match self {
@@ -70,6 +86,7 @@ impl Binary {
                 go_mod: include_str!("tools/etcd/go.mod"),
                 module: "go.etcd.io/etcd/server/v3",
                 package: "go.etcd.io/etcd/server/v3",
+                made: OPTIMISED,
                 takes: "a minute",
             },
             Self::ApiServer => kube("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", "six minutes"),
@@ -83,6 +100,7 @@ impl Binary {
                 go_mod: include_str!("tools/kwok/go.mod"),
                 module: "sigs.k8s.io/kwok",
                 package: "sigs.k8s.io/kwok/cmd/kwok",
+                made: OPTIMISED,
                 takes: "two minutes",
             },
             Self::Helm => Recipe {
@@ -91,6 +109,7 @@ impl Binary {
                 go_mod: include_str!("tools/helm/go.mod"),
                 module: "helm.sh/helm/v4",
                 package: "helm.sh/helm/v4/cmd/helm",
+                made: QUICKLY,
                 takes: "two minutes",
             },
             Self::VolcanoScheduler => Recipe {
@@ -100,6 +119,7 @@ impl Binary {
                 go_mod: include_str!("tools/volcano/go.mod"),
                 module: "volcano.sh/volcano",
                 package: "volcano.sh/volcano/cmd/scheduler",
+                made: QUICKLY,
                 takes: "four minutes",
             },
             Self::EnvoyGateway => Recipe {
@@ -108,6 +128,7 @@ impl Binary {
                 go_mod: include_str!("tools/envoy-gateway/go.mod"),
                 module: "github.com/envoyproxy/gateway",
                 package: "github.com/envoyproxy/gateway/cmd/envoy-gateway",
+                made: QUICKLY,
                 takes: "seven minutes",
             },
             Self::AiGateway => Recipe {
@@ -116,6 +137,7 @@ impl Binary {
                 go_mod: include_str!("tools/ai-gateway/go.mod"),
                 module: "github.com/envoyproxy/ai-gateway",
                 package: "github.com/envoyproxy/ai-gateway/cmd/controller",
+                made: QUICKLY,
                 takes: "two minutes, after Envoy Gateway",
             },
             Self::Istiod => Recipe {
@@ -124,6 +146,7 @@ impl Binary {
                 go_mod: include_str!("tools/istio/go.mod"),
                 module: "istio.io/istio",
                 package: "istio.io/istio/pilot/cmd/pilot-discovery",
+                made: QUICKLY,
                 takes: "ten minutes",
             },
             Self::Promtool => Recipe {
@@ -132,6 +155,8 @@ impl Binary {
                 go_mod: include_str!("tools/promtool/go.mod"),
                 module: "github.com/prometheus/prometheus",
                 package: "github.com/prometheus/prometheus/cmd/promtool",
+                // No clouds to discover targets in.
+                made: Made { tags: "remove_all_sd", ..QUICKLY },
                 takes: "two minutes",
             },
         }
@@ -176,22 +201,10 @@ impl Binary {
                 recipe.takes
             ));
             let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cluster/tools").join(recipe.folder);
-            // What kube-apiserver says of itself under /version.
-            let linker = match recipe.folder {
-                "kube" => format!("-s -w -X k8s.io/component-base/version.gitVersion=v{version}"),
-                _ => "-s -w".to_owned(),
-            };
-            // promtool has no clouds to discover targets in.
-            let tags = match recipe.folder {
-                "promtool" => "remove_all_sd",
-                _ => "",
-            };
-            // Nobody debugs them. Optimising is left out where it takes longer than what it saves in all the tests: not for
-            // what the benches measure against.
-            let compiler = match recipe.folder {
-                "kube" | "etcd" | "kwok" => "-dwarf=false",
-                _ => "-dwarf=false -N -l",
-            };
+            let Made { tags, stamp, optimised } = recipe.made;
+            let stamp = stamp.map(|variable| format!(" -X {variable}=v{version}")).unwrap_or_default();
+            let compiler = if optimised { "-dwarf=false" } else { "-dwarf=false -N -l" };
+            let linker = format!("-s -w{stamp}");
             go.build(&tools, recipe.package, Flags { tags, compiler, linker: &linker }, &binary).await?;
         }
         Ok(binary)
