@@ -1,8 +1,9 @@
 //! The rules for Prometheus as Prometheus understands them, told of fleets in trouble and of one that is well.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
+use tests::checkout;
 use tests::cluster::promtool::Promtool;
 use tests::scratch::Scratch;
 
@@ -10,7 +11,7 @@ const RULES: &str = "alerts.yaml";
 const STORIES: &str = "alerts_test.yaml";
 
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/observability")
+    checkout::path("deploy/observability")
 }
 
 #[tokio::test]

@@ -1,11 +1,10 @@
 //! Every manifest of `gateway-api-examples/` is one that the real API server takes.
 
-use std::path::Path;
-
 use anyhow::{Context as _, Result};
 use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::discovery::Discovery;
 use serde_json::Value;
+use tests::checkout;
 use tests::cluster::control_plane::ControlPlaneOptions;
 use tests::cluster::crds::GatewayKinds;
 
@@ -30,7 +29,7 @@ async fn every_manifest_of_the_examples_is_accepted() -> Result<()> {
     let plane = ControlPlaneOptions::default().with_kinds(&kinds).start().await?;
     let client = plane.client().await?;
     let discovery = Discovery::new(client.clone()).run().await?;
-    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gateway-api-examples");
+    let examples = checkout::path("gateway-api-examples");
     let (mut folders, mut accepted) = (0, 0);
     for folder in std::fs::read_dir(&examples)? {
         let folder = folder?.path();

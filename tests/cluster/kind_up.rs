@@ -1,6 +1,5 @@
 //! `deploy/kind-up` as far as it goes without kind: its versions, values, manifests and rights.
 
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
@@ -9,6 +8,7 @@ use controller_api::v1alpha1::model_server::ModelServer;
 use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::discovery::Discovery;
 use serde_json::{Value, json};
+use tests::checkout;
 use tests::cluster::control_plane::{ControlPlane, ControlPlaneOptions};
 use tests::cluster::crds::{self, Foreign, GatewayKinds};
 use tests::cluster::helm::{self, Helm};
@@ -51,8 +51,7 @@ fn it_installs_the_versions_that_the_tests_run_with() -> Result<()> {
 
 /// Runs a line of the script where the script does; what it writes.
 fn bash(line: &str) -> Result<String> {
-    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let ran = Command::new("bash").args(["-c", line]).current_dir(top).output()?;
+    let ran = Command::new("bash").args(["-c", line]).current_dir(checkout::path("")).output()?;
     ensure!(ran.status.success(), "{line}: {}", String::from_utf8_lossy(&ran.stderr));
     Ok(String::from_utf8(ran.stdout)?)
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
+use tests::checkout;
 use tests::command_line::{Said, kthena};
 use tests::config_dir::ConfigDir;
 use tests::engine::{Engine, EngineConfig};
@@ -22,7 +23,7 @@ fn path(path: &Path) -> Result<String> {
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    checkout::path("")
 }
 
 /// Each finding as `severity check object`.

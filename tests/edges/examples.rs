@@ -1,15 +1,14 @@
 //! The manifests of `gateway-api-examples/standalone-two-pools` are a fleet.
 
-use std::path::Path;
-
 use anyhow::Result;
+use tests::checkout;
 use tests::config_dir::ConfigDir;
 
 use crate::running::Running;
 
 #[tokio::test]
 async fn the_stand_alone_example_is_two_pools_with_six_endpoints() -> Result<()> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gateway-api-examples/standalone-two-pools");
+    let folder = checkout::path("gateway-api-examples/standalone-two-pools");
     let config = ConfigDir::new()?;
     for file in ["chat-pool.yaml", "code-pool.yaml", "pods.yaml"] {
         config.write_text(file, &std::fs::read_to_string(folder.join(file))?)?;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
+use tests::checkout;
 use tests::client::{self, Client};
 use tests::poll;
 use tests::process::{Process, Program};
@@ -103,7 +104,7 @@ impl Fleet {
             })
             .collect();
         let process = Program::new("vLLM", "python3")
-            .args(["-s", concat!(env!("CARGO_MANIFEST_DIR"), "/engines/fleet.py")])
+            .args(["-s".as_ref(), checkout::path("tests/engines/fleet.py").as_os_str()])
             .args([json!({"engines": engines}).to_string()])
             .env("PYTHONPATH", installation.packages())
             // One thread for each engine, and little memory: there are several.

@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use tests::{cache, pip};
+use tests::{cache, checkout, pip};
 use tokio::process::Command;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -73,8 +73,10 @@ impl Installation {
     /// # Errors
     /// What Python says.
     pub(crate) async fn write_adapter(&self, folder: &Path, seed: usize) -> Result<()> {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/engines/tiny_adapter.py");
-        python(Some(&self.packages()), &[script, &folder.to_string_lossy(), &seed.to_string()]).await.map(drop)
+        let script = checkout::path("tests/engines/tiny_adapter.py");
+        python(Some(&self.packages()), &[&script.to_string_lossy(), &folder.to_string_lossy(), &seed.to_string()])
+            .await
+            .map(drop)
     }
 
     /// A folder for each model, of its name.

@@ -7,7 +7,9 @@
 mod script;
 mod world;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use tests::checkout;
 
 macro_rules! stories {
     ($($name:ident)*) => {
@@ -29,7 +31,7 @@ stories! {
 }
 
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("simulation/scripts")
+    checkout::path("tests/simulation/scripts")
 }
 
 fn tell(name: &str) {

@@ -3,9 +3,11 @@
 
 mod reference;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
+
+use crate::checkout;
 
 pub use reference::pages;
 
@@ -31,7 +33,7 @@ pub fn all() -> anyhow::Result<Vec<GeneratedFile>> {
 /// # Errors
 /// A definition that cannot be written as YAML.
 pub fn crds() -> anyhow::Result<Vec<GeneratedFile>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/crds");
+    let folder = checkout::path("deploy/crds");
     controller_api::crds::all()
         .iter()
         .map(|definition| {
@@ -48,7 +50,7 @@ pub fn crds() -> anyhow::Result<Vec<GeneratedFile>> {
 /// # Errors
 /// A syntax error in the `.proto` file, or a temporary directory that cannot be written.
 pub fn picker() -> anyhow::Result<Vec<GeneratedFile>> {
-    let proto = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto");
+    let proto = checkout::path("proto");
     let scratch = Scratch::new()?;
     let files =
         protox::compile(["kthena/picker/v1/explain.proto"], [&proto]).context("explain.proto does not parse")?;
@@ -85,7 +87,7 @@ pub fn picker() -> anyhow::Result<Vec<GeneratedFile>> {
 /// # Errors
 /// A syntax error in the `.proto` file, or a temporary directory that cannot be written.
 pub fn extension() -> anyhow::Result<Vec<GeneratedFile>> {
-    let proto = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto");
+    let proto = checkout::path("proto");
     let scratch = Scratch::new()?;
     let files = protox::compile(["envoygateway/extension/extension.proto"], [&proto])
         .context("extension.proto does not parse")?;

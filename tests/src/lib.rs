@@ -10,6 +10,7 @@
 
 pub mod browser;
 pub mod cache;
+pub mod checkout;
 pub mod client;
 pub mod cluster;
 pub mod command_line;

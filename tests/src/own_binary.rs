@@ -1,10 +1,12 @@
 //! Our own programs: built by the cargo that runs us.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+
+use crate::checkout;
 
 const BUILD_DEADLINE: Duration = Duration::from_secs(1200);
 
@@ -33,7 +35,7 @@ pub async fn build(name: &str) -> Result<PathBuf> {
     let build = tokio::process::Command::new(cargo)
         .args(["build", "--quiet", "--workspace", "--bin", name, "--profile", profile_name, "--target-dir"])
         .arg(target)
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
+        .current_dir(checkout::path(""))
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();

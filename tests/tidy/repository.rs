@@ -60,7 +60,8 @@ impl File {
 
 /// The top of the repository.
 pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate stands in the repository")
+    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| tests::checkout::path(""));
+    &ROOT
 }
 
 /// Committed Rust files.

@@ -174,3 +174,14 @@ fn no_path_of_a_machine_is_committed() {
         "A user has only the clone; say it relative to the repository or take it from a flag:",
     );
 }
+
+#[test]
+fn where_the_checkout_is_is_asked_when_a_program_runs() {
+    let when_built = ["env!(\"", "CARGO_MANIFEST_DIR"].concat();
+    refuse(
+        rust_files()
+            .filter(|file| file.path != "tests/src/checkout.rs" && file.text.contains(&when_built))
+            .map(|file| &file.path),
+        "Checkouts may share what is built, and this would be the one that built it. Ask tests::checkout:",
+    );
+}

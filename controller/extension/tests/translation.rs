@@ -66,10 +66,9 @@ struct Documents {
     routes: Vec<Value>,
 }
 
-/// What cargo says here.
+/// What cargo says here: where it runs a test is the package's folder.
 fn cargo(arguments: &[&str]) -> String {
-    let mut command = std::process::Command::new(env!("CARGO"));
-    let output = command.args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
+    let output = std::process::Command::new(env!("CARGO")).args(arguments).output().unwrap();
     assert!(output.status.success(), "cargo {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 use super::go::{Flags, Go};
-use crate::{cache, progress};
+use crate::{cache, checkout, progress};
 
 /// How long another process may take with the same build.
 const LOCK_DEADLINE: std::time::Duration = std::time::Duration::from_secs(2700);
@@ -200,7 +200,7 @@ impl Binary {
                 folder.display(),
                 recipe.takes
             ));
-            let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cluster/tools").join(recipe.folder);
+            let tools = checkout::path("tests/src/cluster/tools").join(recipe.folder);
             let Made { tags, stamp, optimised } = recipe.made;
             let stamp = stamp.map(|variable| format!(" -X {variable}=v{version}")).unwrap_or_default();
             let compiler = if optimised { "-dwarf=false" } else { "-dwarf=false -N -l" };

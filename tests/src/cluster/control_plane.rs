@@ -17,6 +17,7 @@ use super::certificates::Certificates;
 use super::crds::{Foreign, GatewayKinds};
 use super::extras::Extras;
 use super::namespace::Namespace;
+use crate::checkout;
 use crate::poll;
 use crate::process::{Process, Program};
 use crate::progress;
@@ -186,7 +187,7 @@ impl ControlPlane {
     /// Our kinds from `deploy/crds`, and Volcano's and LeaderWorkerSet's: created, and served.
     async fn install_kinds(&self, others: &[GatewayKinds]) -> Result<()> {
         let mut manifests = Vec::new();
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/crds");
+        let folder = checkout::path("deploy/crds");
         for entry in std::fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "yaml") {

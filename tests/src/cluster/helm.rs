@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use tokio::process::Command;
 
 use super::binaries::Binary;
+use crate::checkout;
 use crate::scratch::Scratch;
 
 /// How long one command may take, on a busy machine.
@@ -16,7 +17,7 @@ const DEADLINE: Duration = Duration::from_secs(180);
 /// The chart in this repository.
 #[must_use]
 pub fn chart() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/chart")
+    checkout::path("deploy/chart")
 }
 
 /// A helm that knows one cluster, or none.

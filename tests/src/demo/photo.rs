@@ -10,6 +10,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use super::stage::{self, Stage};
 use super::traffic;
 use crate::browser::Browser;
+use crate::checkout;
 use crate::client::Client;
 
 /// More than any picture needs.
@@ -39,7 +40,7 @@ const WORTH_OPENING: &str = "[...document.querySelectorAll('#decisions tr.pick')
 /// Where the guide has it.
 #[must_use]
 pub fn path() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/reference/debug-page.png"))
+    checkout::path("deploy/reference/debug-page.png")
 }
 
 /// Runs the demo's traffic, takes the picture and writes it to `file`.

@@ -1,10 +1,9 @@
 //! What is written to the API server by whoever else would: the user, kubelets, kube-scheduler.
 
 use std::net::Ipv4Addr;
-use std::path::Path;
 use std::time::Duration;
 
-use crate::poll;
+use crate::{checkout, poll};
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
@@ -36,7 +35,7 @@ impl Objects {
     /// # Errors
     /// What the API server has against one.
     pub async fn apply_example(&self, folder: &str) -> Result<()> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gateway-api-examples").join(folder);
+        let folder = checkout::path("gateway-api-examples").join(folder);
         let files = std::fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
         let mut files = files.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
         files.retain(|file| file.extension().is_some_and(|extension| extension == "yaml"));
@@ -82,7 +81,7 @@ impl Objects {
     /// # Errors
     /// When it cannot be read.
     pub fn example(file: &str) -> Result<String> {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gateway-api-examples").join(file);
+        let file = checkout::path("gateway-api-examples").join(file);
         std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))
     }
 

@@ -3,20 +3,20 @@
 mod metrics;
 
 use std::fmt::Write as _;
-use std::path::Path;
 
 use clap::{Arg, Command, CommandFactory as _};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSONSchemaProps};
 use serde_json::Value;
 
 use super::GeneratedFile;
+use crate::checkout;
 
 /// Generates the pages.
 ///
 /// # Errors
 /// A metric of which nothing can be told.
 pub fn pages() -> anyhow::Result<Vec<GeneratedFile>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/reference");
+    let folder = checkout::path("deploy/reference");
     let programs = [kthena_ext_proc::args::Args::command(), kthena_controller_manager::args::Args::command()];
     let kinds = controller_api::crds::all();
     Ok([("flags.md", flags(&programs)), ("fields.md", fields(&kinds)), ("metrics.md", metrics::page()?)]

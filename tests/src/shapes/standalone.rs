@@ -6,12 +6,13 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use super::{GatewayConfig, Pool, load_assignment};
+use crate::checkout;
 use crate::config_dir::NAMESPACE;
 
 /// The file itself.
 #[must_use]
 pub fn path() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/envoy/standalone.yaml"))
+    checkout::path("deploy/envoy/standalone.yaml")
 }
 
 /// The file's configuration for one pool, whose endpoints its picker tells.
