@@ -30,6 +30,8 @@ const STALE: Duration = Duration::from_secs(10);
 /// A request in the engine's queue is so many times a request in its batch: an engine batches what
 /// it runs, so only a queue tells that it cannot keep up.
 const WAITING_WEIGHT: f32 = 4.0;
+/// Endpoints that are fetched into the processor's cache together: few enough to stay in its first level.
+const FETCHED: usize = 64;
 
 /// One endpoint, all that is live or far away read once.
 #[derive(Clone, Debug)]
@@ -68,6 +70,19 @@ pub(crate) struct Candidate<'a> {
 }
 
 impl<'a> Candidate<'a> {
+    /// One for each of the endpoints, in their order.
+    pub(crate) fn all(endpoints: &'a [Arc<Endpoint>], now: Moment, matched: &Matched) -> Vec<Self> {
+        let mut candidates = Vec::with_capacity(endpoints.len());
+        for endpoints in endpoints.chunks(FETCHED) {
+            // Of a thousand endpoints none is in the first cache. A loop that does nothing else waits for many
+            // at once, where a candidate is long enough to wait for each alone.
+            black_box(endpoints.iter().fold(0, |any, endpoint| any | endpoint.load.requests()));
+            let new = |endpoint: &'a Arc<Endpoint>| Self::new(endpoint, now, matched.of(endpoint.slot));
+            candidates.extend(endpoints.iter().map(new));
+        }
+        candidates
+    }
+
     /// Inlined, so that a thousand are written where they stay.
     #[inline]
     pub(crate) fn new(endpoint: &'a Endpoint, now: Moment, matched_blocks: u32) -> Self {
@@ -102,24 +117,6 @@ impl<'a> Candidate<'a> {
             token_ms: speed.token_ms(),
             step_ms: speed.step_ms(),
         }
-    }
-}
-
-/// Endpoints that are fetched into the processor's cache together: few enough to stay in its first level.
-const FETCHED: usize = 64;
-
-impl<'a> Candidate<'a> {
-    /// One for each of the endpoints, in their order.
-    pub(crate) fn all(endpoints: &'a [Arc<Endpoint>], now: Moment, matched: &Matched) -> Vec<Self> {
-        let mut candidates = Vec::with_capacity(endpoints.len());
-        for endpoints in endpoints.chunks(FETCHED) {
-            // Of a thousand endpoints none is in the first cache. A loop that does nothing else waits for many
-            // at once, where a candidate is long enough to wait for each alone.
-            black_box(endpoints.iter().fold(0, |any, endpoint| any | endpoint.load.requests()));
-            let new = |endpoint: &'a Arc<Endpoint>| Self::new(endpoint, now, matched.of(endpoint.slot));
-            candidates.extend(endpoints.iter().map(new));
-        }
-        candidates
     }
 }
 
