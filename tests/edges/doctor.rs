@@ -1,6 +1,6 @@
 //! `kthena doctor`, the program: silent on what is right, beside a running picker and a running Envoy too.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -22,10 +22,6 @@ fn path(path: &Path) -> Result<String> {
     Ok(path.to_str().context("a path that is text")?.to_owned())
 }
 
-fn root() -> PathBuf {
-    checkout::path("")
-}
-
 /// Each finding as `severity check object`.
 fn findings(said: Said, code: i32) -> Result<Vec<String>> {
     let report: Value = serde_json::from_str(&said.says(code, &[]))?;
@@ -45,7 +41,7 @@ async fn of_envoy(config: &GatewayConfig, code: i32) -> Result<Vec<String>> {
 #[tokio::test]
 async fn nothing_is_found_in_any_folder_of_the_examples() -> Result<()> {
     let mut folders = 0;
-    for entry in std::fs::read_dir(root().join("gateway-api-examples"))? {
+    for entry in std::fs::read_dir(checkout::path("gateway-api-examples"))? {
         let folder = entry?.path();
         if folder.is_dir() {
             folders += 1;

@@ -276,11 +276,15 @@ mod tests {
 
     #[test]
     fn what_a_scrape_said_fades_and_is_forgotten() {
-        let endpoint = endpoint(Gauges { running: 8, kv_usage: Some(0.5), ..Gauges::default() });
+        let endpoint = endpoint(Gauges { running: 8, ..Gauges::default() });
         assert_eq!(busy(&endpoint, 2), 8.0);
         assert_eq!(busy(&endpoint, 6), 4.0);
         assert_eq!(busy(&endpoint, 10), 0.0);
-        let kv_usage = |now| Candidate::new(&endpoint, now, 0).kv_usage;
-        assert_eq!((kv_usage(Moment::START), kv_usage(Moment::after(STALE))), (Some(0.5), None));
+        let full = self::endpoint(Gauges { waiting: 10, kv_usage: Some(0.5), ..Gauges::default() });
+        let read = |now| {
+            let candidate = Candidate::new(&full, now, 0);
+            (candidate.waiting, candidate.kv_usage)
+        };
+        assert_eq!((read(Moment::START), read(Moment::after(STALE))), ((10, Some(0.5)), (0, None)));
     }
 }

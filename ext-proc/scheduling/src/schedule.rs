@@ -312,8 +312,8 @@ fn trade(
     let chosen = candidates.get(chosen).map_or(0.0, holds);
     let warmer = left().filter(|(_, candidate)| holds(candidate) > chosen);
     let (index, warmest) = warmer.max_by(|(_, one), (_, other)| holds(one).total_cmp(&holds(other)))?;
-    let blocks = || demand.cached_tokens(warmest.matched_blocks) as f32;
-    let saved = warmest.held.map_or_else(blocks, |held| held.weighted);
+    let estimated = || demand.cached_tokens(warmest.matched_blocks) as f32;
+    let saved = warmest.held.map_or_else(estimated, |held| held.weighted);
     Some((index, Weighing::of(left().map(|(_, candidate)| candidate), patience).trade(warmest, saved)))
 }
 
